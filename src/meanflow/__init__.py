@@ -1,0 +1,51 @@
+"""One-step generative modelling with mean flows (arXiv:2505.13447).
+
+    t = 0 data, t = 1 noise, 0 <= r <= t <= 1
+    x data, e noise, z = (1 - t) x + t e, v = e - x, u mean velocity over [r, t]
+    net(z, t=t, r=r, cond=cond) -> u
+"""
+
+from . import core, data, evaluation, nets, objectives, training
+from .core import (
+    AdaptiveWeight,
+    EulerField,
+    GuidedField,
+    Guidance,
+    LogitNormal,
+    Times,
+    Uniform,
+    integrate,
+    jump,
+    noise_from_seeds,
+    sample,
+)
+from .objectives import FlowMatching, MeanFlow
+from .training import Training, fit, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaptiveWeight",
+    "EulerField",
+    "FlowMatching",
+    "GuidedField",
+    "Guidance",
+    "LogitNormal",
+    "MeanFlow",
+    "Times",
+    "Training",
+    "Uniform",
+    "__version__",
+    "core",
+    "data",
+    "evaluation",
+    "fit",
+    "integrate",
+    "jump",
+    "load",
+    "nets",
+    "noise_from_seeds",
+    "objectives",
+    "sample",
+    "training",
+]

@@ -1,0 +1,38 @@
+"""The mathematics, in torch alone.
+
+    t = 0 data, t = 1 noise, 0 <= r <= t <= 1
+    x data, e noise, z = (1 - t) x + t e, v = e - x, u mean velocity over [r, t]
+"""
+
+from .conditions import Cond, Null, null_like
+from .derivative import MODES, Mode, Net, predict
+from .guidance import Guidance
+from .path import conditional_velocity, interpolate, like
+from .sampling import EulerField, GuidedField, integrate, jump, noise_from_seeds, sample
+from .times import LogitNormal, Pairs, Times, Uniform
+from .weighting import AdaptiveWeight
+
+__all__ = [
+    "MODES",
+    "AdaptiveWeight",
+    "Cond",
+    "EulerField",
+    "GuidedField",
+    "Guidance",
+    "LogitNormal",
+    "Mode",
+    "Net",
+    "Null",
+    "Pairs",
+    "Times",
+    "Uniform",
+    "conditional_velocity",
+    "integrate",
+    "interpolate",
+    "jump",
+    "like",
+    "noise_from_seeds",
+    "null_like",
+    "predict",
+    "sample",
+]

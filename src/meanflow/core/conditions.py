@@ -1,0 +1,75 @@
+"""Conditions: None, a tensor [B, ...], or a (nested) dict of them; and the explicit "no condition"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias, Union
+
+import torch
+from torch import Tensor
+
+Cond: TypeAlias = Union[None, Tensor, Mapping[str, "Cond"]]
+Null: TypeAlias = Union[None, int, float, Tensor, Callable[[Cond], Cond], Mapping[str, "Null"]]
+
+
+def map_cond(function: Callable[..., Tensor], *conds: Cond) -> Cond:
+    """Apply a function to the tensors that sit at the same place of conditions of one structure."""
+    first = conds[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return function(*conds)
+    return {key: map_cond(function, *(c[key] for c in conds)) for key in first}  # type: ignore[index]
+
+
+def take(cond: Cond, rows: slice | Tensor) -> Cond:
+    """Rows of a condition: a slice or an index tensor along the batch."""
+    return map_cond(lambda c: c[rows], cond)
+
+
+def where(mask: Tensor, yes: Cond, no: Cond) -> Cond:
+    """Row by row, `yes` where the mask [B] is true, else `no`."""
+
+    def choose(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return map_cond(choose, yes, no)
+
+
+def null_like(cond: Cond, null: Null) -> Cond:
+    """The condition that means "none", with the structure and batch of `cond`.
+
+    `null` is a number (an extra class index), a tensor (one row, or a whole batch), a callable of the
+    condition, or a dict with one of these per key. Raises ValueError when it is missing or does not fit.
+    """
+    if cond is None:
+        return None
+    if callable(null) and not isinstance(null, Tensor):
+        return null(cond)
+    if isinstance(cond, Tensor):
+        return _null_tensor(cond, null)
+    if not isinstance(null, Mapping):
+        raise ValueError(
+            f"the condition is a dict with keys {sorted(cond)}, so null must be a dict with the same keys "
+            f"or a callable, got {type(null).__name__}"
+        )
+    missing = sorted(set(cond) - set(null))
+    if missing:
+        raise ValueError(f"null has no entry for the condition keys {missing}; add one for each")
+    return {key: null_like(value, null[key]) for key, value in cond.items()}
+
+
+def _null_tensor(cond: Tensor, null: Null) -> Tensor:
+    if null is None:
+        raise ValueError(
+            "dropping conditions needs to know what 'no condition' is: pass null=, for class labels the index "
+            "after the last class, for other conditions a tensor or a callable"
+        )
+    value = torch.as_tensor(null, dtype=cond.dtype, device=cond.device)
+    try:
+        return value.expand_as(cond).clone()
+    except RuntimeError as error:
+        raise ValueError(
+            f"null of shape {list(value.shape)} does not fit conditions of shape {list(cond.shape)}; "
+            f"give it the shape of one row, {list(cond.shape[1:])}"
+        ) from error

@@ -1,0 +1,184 @@
+"""u and du/dt: the network's mean velocity and its derivative along the flow, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .conditions import Cond, take
+from .path import like
+
+Mode = Literal["exact", "no_grad", "finite_difference"]
+MODES: tuple[str, ...] = ("exact", "no_grad", "finite_difference")
+
+
+class Net(Protocol):
+    """What this project calls a network: net(z, t=t, r=r, cond=cond) -> u.
+
+    z, u: [B, *shape]; t, r: [B] in [0, 1] with r <= t; cond: None, a tensor [B, ...], or a dict of them.
+    """
+
+    def __call__(self, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor: ...
+
+
+@contextmanager
+def evaluating(net: Callable[..., Tensor]) -> Iterator[None]:
+    """Run without dropout: every sub-module in eval mode, each one's own mode restored afterwards."""
+    training = [m for m in net.modules() if m.training] if isinstance(net, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def call(net: Net, z: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
+    """One call of the network; its output must have the shape and dtype of z."""
+    u = net(z, t=t, r=r, cond=cond)
+    if not isinstance(u, Tensor) or u.shape != z.shape:
+        came = list(u.shape) if isinstance(u, Tensor) else type(u).__name__
+        raise ValueError(
+            f"the network must return u with the shape of z, {list(z.shape)}, but returned {came}; "
+            "flatten, crop or project its output inside the network"
+        )
+    if u.dtype != z.dtype:
+        raise ValueError(
+            f"the network must return u in the dtype of z, {z.dtype}, but returned {u.dtype}; "
+            f"end its forward with .to(z.dtype)"
+        )
+    return u
+
+
+def predict(
+    net: Net,
+    z: Tensor,
+    v: Tensor,
+    *,
+    t: Tensor,
+    r: Tensor,
+    cond: Cond = None,
+    equal: int = 0,
+    mode: Mode = "exact",
+    tangent: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Tensor, Tensor]:
+    """u [B, *shape] with a graph, and du/dt [B - equal, *shape] without one, for the rows after `equal`.
+
+    The first `equal` rows have r = t: du/dt is multiplied by t - r = 0 there and is not computed.
+    du/dt is the JVP of u(z, r, t) with tangent (v, *tangent); (0, 1) for (r, t) is right, others are the
+    paper's counter-examples. Source: arXiv:2505.13447, eq. 8 and table 1b.
+    mode: "exact" (forward-mode derivative, prediction and derivative in one pass), "no_grad" (the derivative
+    in a pass of its own that stores nothing), "finite_difference" (central, for layers without forward-mode
+    differentiation; error of order step^2).
+    """
+    if mode not in MODES:
+        raise ValueError(f"derivative mode must be one of {', '.join(MODES)}, got {mode!r}")
+    late = slice(equal, None)
+    z_l, t_l, r_l, cond_l = z[late], t[late], r[late], take(cond, late)
+    step = (v[late], torch.full_like(t_l, tangent[1]), torch.full_like(r_l, tangent[0]))
+    if equal == len(z):
+        return call(net, z, t, r, cond), torch.zeros_like(z_l)
+    if mode == "exact":
+        u_late, dudt = jvp(net, z_l, t_l, r_l, cond_l, step)
+        if equal == 0:
+            return u_late, dudt
+        early = slice(None, equal)
+        u_early = call(net, z[early], t[early], r[early], take(cond, early))
+        return torch.cat([u_early, u_late]), dudt
+    derive = jvp if mode == "no_grad" else central_difference
+    # The forked generator makes dropout draw the same mask as the forward pass that follows.
+    with torch.no_grad(), torch.random.fork_rng(devices=[z.device.index or 0] if z.is_cuda else []):
+        _, dudt = derive(net, z_l, t_l, r_l, cond_l, step)
+    return call(net, z, t, r, cond), dudt
+
+
+def jvp(
+    net: Net, z: Tensor, t: Tensor, r: Tensor, cond: Cond, step: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """u and its derivative along step = (dz, dt, dr), by forward-mode differentiation.
+
+    Raises RuntimeError naming the layer that has no forward-mode derivative.
+    """
+
+    def u_of(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        return call(net, z, t, r, cond)
+
+    # Of the fused attention kernels only MATH has a forward-mode derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        try:
+            u, dudt = torch.func.jvp(u_of, (z, t, r), step)
+        except (NotImplementedError, RuntimeError) as error:
+            if not _lacks_forward_ad(error):
+                raise
+            raise RuntimeError(_blame(net, u_of, (z, t, r), step, error)) from error
+    return u, dudt.detach()
+
+
+def central_difference(
+    net: Net,
+    z: Tensor,
+    t: Tensor,
+    r: Tensor,
+    cond: Cond,
+    step: tuple[Tensor, Tensor, Tensor],
+    width: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """u at the midpoint of two shifted calls and its derivative along step, error of order width^2.
+
+    width: step length; None takes the cube root of the dtype's epsilon, where truncation and rounding
+    balance. Times leave [0, 1] by at most the width.
+    """
+    h = width or float(torch.finfo(z.dtype).eps) ** (1 / 3)
+    dz, dt, dr = step
+    devices = [z.device.index or 0] if z.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        ahead = call(net, z + h * dz, t + h * dt, r + h * dr, cond)
+    behind = call(net, z - h * dz, t - h * dt, r - h * dr, cond)
+    return (ahead + behind) / 2, ((ahead - behind) / (2 * h)).detach()
+
+
+def mean_velocity_target(v: Tensor, dudt: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    """Target [B, *shape] for u, from the velocity v and the derivative du/dt along it.
+
+    Source: arXiv:2505.13447, eq. 6 and 10.
+    """
+    # u = v - (t - r) du/dt
+    return v - like(t - r, v) * dudt
+
+
+def _lacks_forward_ad(error: Exception) -> bool:
+    text = str(error)
+    return any(
+        sign in text
+        for sign in ("forward AD", "forward-mode", "forward mode", "jvp", "setup_context", "in-place arithmetic")
+    )
+
+
+def _blame(net: Net, u_of: Callable[..., Tensor], at: tuple, step: tuple, error: Exception) -> str:
+    """Name the innermost module that was running when the forward-mode derivative failed."""
+    running: list[str] = []
+    hooks = []
+    if isinstance(net, nn.Module):
+        for name, module in net.named_modules():
+            label = f"{name or 'the network'} ({type(module).__name__})"
+            hooks.append(module.register_forward_pre_hook(lambda *_, label=label: running.append(label)))
+            hooks.append(module.register_forward_hook(lambda *_: running.pop() and None))
+    try:
+        with torch.no_grad():
+            torch.func.jvp(u_of, at, step)
+    except (NotImplementedError, RuntimeError):
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    where = running[-1] if running else "the network"
+    return (
+        f"no forward-mode derivative in {where}: {str(error).splitlines()[0]} "
+        'Use derivative="finite_difference", or replace this layer by one that torch.func.jvp supports.'
+    )

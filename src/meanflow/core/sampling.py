@@ -1,0 +1,130 @@
+"""Samplers: from any start time to any end time, in any number of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .conditions import Cond, Null, null_like
+from .derivative import Net, call, evaluating
+from .path import check_samples, like
+
+
+def jump(net: Net, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
+    """Move samples z [B, *shape] from times t [B] to times r [B] <= t in one call.
+
+    Source: arXiv:2505.13447, eq. 12.
+    """
+    # z_r = z_t - (t - r) u(z_t, r, t)
+    return z - like(t - r, z) * call(net, z, t, r, cond)
+
+
+def integrate(net: Net, z: Tensor, cond: Cond = None, *, times: Tensor) -> Tensor:
+    """Follow the decreasing times [n + 1] or [n + 1, B] with one call per interval; differentiable."""
+    rows = times.to(z.device, torch.promote_types(z.dtype, torch.float32))
+    rows = rows.reshape(len(rows), -1).expand(len(rows), len(z))
+    for t, r in zip(rows[:-1], rows[1:], strict=True):
+        z = jump(net, z, t=t, r=r, cond=cond)
+    return z
+
+
+@torch.no_grad()
+def sample(
+    net: Net,
+    noise: Tensor,
+    cond: Cond = None,
+    *,
+    steps: int | None = None,
+    times: Sequence[float] | Tensor | None = None,
+    guidance: float | None = None,
+    null: Null = None,
+) -> Tensor:
+    """Samples [B, *shape] from noise [B, *shape] ~ N(0, I), without dropout and without a graph.
+
+    steps: number of network calls at equal intervals from t = 1 to t = 0 (default 1). times: instead of
+    steps, any decreasing times in [0, 1], [n + 1] or one column per row [n + 1, B]; the first is the time of
+    `noise`. guidance: classifier-free guidance scale at sampling time (two calls per interval), for fields
+    trained without guidance; refused where guidance was trained in. null: what "no condition" is.
+    Raises ValueError for steps < 1, for times that do not decrease, and for guiding twice.
+    """
+    check_samples(noise, "noise")
+    if guidance is not None and guidance != 1:
+        net = GuidedField(net, guidance, null)
+    with evaluating(net):
+        return integrate(net, noise, cond, times=_schedule(steps, times, len(noise)))
+
+
+def noise_from_seeds(seeds: Iterable[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Noise [len(seeds), *shape]: each row from its own seed, whatever the batch and the device."""
+    rows = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    if not rows:
+        raise ValueError("noise_from_seeds needs at least one seed")
+    return torch.stack(rows).to(device)
+
+
+class EulerField(nn.Module):
+    """A flow-matching network as a mean-velocity field: u(z, r, t) is taken to be v(z, t), so jumps are Euler steps."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
+        """v(z, t) [B, *shape]; r is not used."""
+        return self.net(z, t=t, r=t, cond=cond)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("net"), name)
+
+
+class GuidedField(nn.Module):
+    """Classifier-free guidance at sampling time: scale u(z, c) + (1 - scale) u(z, null); two calls.
+
+    Raises ValueError when the network was trained with guidance inside.
+    Source: arXiv:2505.13447, eq. 13.
+    """
+
+    def __init__(self, net: Net, scale: float, null: Null = None) -> None:
+        super().__init__()
+        trained = getattr(net, "guidance", None)
+        if trained is not None and trained.scale != 1:
+            raise ValueError(
+                f"this network was trained with guidance inside ({trained}); guidance={scale:g} at sampling "
+                "would guide twice. Leave guidance out, or train with another scale"
+            )
+        self.net, self.scale = net, scale
+        self.null = getattr(net, "null", None) if null is None else null
+
+    def forward(self, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
+        """Guided u [B, *shape]."""
+        if cond is None:
+            raise ValueError("guidance needs a condition; pass cond=, e.g. class labels [B]")
+        u_cond = call(self.net, z, t, r, cond)
+        u_null = call(self.net, z, t, r, null_like(cond, self.null))
+        return self.scale * u_cond + (1 - self.scale) * u_null
+
+
+def _schedule(steps: int | None, times: Sequence[float] | Tensor | None, batch: int) -> Tensor:
+    if times is None:
+        n = 1 if steps is None else steps
+        if n < 1:
+            raise ValueError(f"steps is the number of network calls and must be at least 1, got {n}")
+        return torch.linspace(1, 0, n + 1, dtype=torch.float64)
+    if steps is not None:
+        raise ValueError("pass steps or times, not both: n + 1 times already make n calls")
+    schedule = torch.as_tensor(times, dtype=torch.float64)
+    if schedule.ndim not in (1, 2) or len(schedule) < 2 or (schedule.ndim == 2 and schedule.shape[1] != batch):
+        raise ValueError(
+            f"times must be [n + 1] or [n + 1, {batch}] with n >= 1, got shape {list(schedule.shape)}"
+        )
+    if not bool(((schedule >= 0) & (schedule <= 1)).all()):
+        raise ValueError(f"times must lie in [0, 1] (0 = data, 1 = noise), got {schedule.tolist()}")
+    if bool((schedule.diff(dim=0) >= 0).any()) if schedule.ndim == 1 else bool((schedule.diff(dim=0) > 0).any()):
+        raise ValueError(f"times must decrease, from noise (1) to data (0); got {schedule.tolist()}")
+    return schedule

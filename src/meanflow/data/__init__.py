@@ -1,0 +1,14 @@
+"""Data: folders, files and tensors behind one small interface, and the order in which they are seen."""
+
+from .array_files import arrays
+from .dataset import Cond, Dataset
+from .embedded_digits import digits
+from .errors import DataError
+from .image_folder import ImageFolder
+from .order import mix_seed, order
+from .prefetch import batches
+from .sources import open_data
+from .tensors import Tensors
+
+__all__ = ["Cond", "DataError", "Dataset", "ImageFolder", "Tensors", "arrays", "batches", "digits",
+           "mix_seed", "open_data", "order"]

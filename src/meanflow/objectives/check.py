@@ -1,0 +1,78 @@
+"""Whether a network keeps the contract, found out on two rows before any training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from ..core.conditions import Cond, take
+from ..core.derivative import central_difference, evaluating, jvp
+from .base import Objective
+
+
+@torch.no_grad()
+def check_network(objective: Objective, x: Tensor, cond: Cond = None) -> None:
+    """Run the objective's network on the first two rows of x [B, *shape] and raise ValueError unless it
+
+    returns the shape and dtype of its input, and depends on t (for mean velocities on r too) in a way that
+    forward-mode differentiation sees. Parameters that are zero, as in adaLN-Zero, are filled with small noise
+    for this: their zeros would hide every dependence.
+    """
+    x, cond = x[:2], take(cond, slice(0, 2))
+    check_labels(objective, cond)
+    average = objective.field == "average"
+    net = _Filled(objective.net)
+    t = torch.full((len(x),), 0.7, device=x.device, dtype=x.dtype)
+    r = torch.full_like(t, 0.3) if average else t
+    exact = average and getattr(objective, "derivative", "exact") != "finite_difference"
+    with evaluating(objective.net):
+        for name in ("t", "r") if average else ("t",):
+            _check_time(net, x, t, r, cond, name, exact)
+
+
+def check_labels(objective: Objective, cond: Cond) -> None:
+    """Raise ValueError for class labels beyond the network's table, and for labels that it cannot take."""
+    classes = objective.null if isinstance(objective.null, int) else None
+    if classes is None or not isinstance(cond, Tensor) or cond.is_floating_point():
+        return
+    if int(cond.max()) > classes or int(cond.min()) < 0:
+        raise ValueError(
+            f"class labels must lie in [0, {classes}) for this network, got {int(cond.min())} to "
+            f"{int(cond.max())}; build it with classes={int(cond.max()) + 1}"
+        )
+
+
+class _Filled:
+    """The network with noise in its all-zero parameters."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.net = net
+        self.fill = {
+            name: (0.1 * torch.randn(p.shape, generator=generator)).to(p.device, p.dtype)
+            for name, p in net.named_parameters()
+            if not bool(p.any())
+        }
+
+    def __call__(self, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
+        return functional_call(self.net, self.fill, (z,), {"t": t, "r": r, "cond": cond})
+
+
+def _check_time(net: _Filled, x: Tensor, t: Tensor, r: Tensor, cond: Cond, name: str, exact: bool) -> None:
+    """The output must move with the time `name`, and its forward-mode derivative must see that."""
+    one, zero = torch.ones_like(t), torch.zeros_like(t)
+    step = (torch.zeros_like(x), one if name == "t" else zero, one if name == "r" else zero)
+    if name == "t" and bool((t == r).all()):
+        step = (step[0], one, one)
+    _, slope = central_difference(net, x, t, r, cond, step, width=0.05)
+    if not bool(slope.any()):
+        raise ValueError(
+            f"the network's output does not depend on {name}: it is ignored, or rounded to an integer "
+            f"(.long(), .int(), a lookup table). Feed {name}, a float in [0, 1], through a smooth embedding"
+        )
+    if exact and not bool(jvp(net, x, t, r, cond, step)[1].any()):
+        raise ValueError(
+            f"the network's output depends on {name}, but its derivative in {name} is exactly zero: {name} is "
+            "detached, rounded or computed outside torch on the way. Remove the .detach(), .item() or .long()"
+        )

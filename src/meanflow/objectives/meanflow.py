@@ -1,0 +1,153 @@
+"""MeanFlow: the mean velocity learned from its own derivative along the flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.conditions import Cond, Null, null_like, take
+from ..core.derivative import MODES, Mode, call, evaluating, mean_velocity_target, predict
+from ..core.guidance import Guidance
+from ..core.path import conditional_velocity, interpolate
+from ..core.times import Pairs, Times
+from ..core.weighting import AdaptiveWeight, squared_norm
+from .base import Objective, Output, check_batch, mean, plain
+
+
+class MeanFlow(Objective):
+    """E w ||u(z_t, r, t) - sg(v - (t - r) du/dt)||^2 with adaptive weight w.
+
+    times: sampler of (t, r). guidance: trained into the field; None trains without it and without dropped
+    labels. weighting: AdaptiveWeight(p, c). derivative: "exact", "no_grad" or "finite_difference".
+    tangent: of (r, t) in the derivative, (0, 1) is right; the others of table 1b are for teaching.
+    null: what "no condition" is; None takes the network's own `null`.
+    Source: arXiv:2505.13447, eq. 6-11 and 17-22.
+    """
+
+    field = "average"
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        times: Times | None = None,
+        guidance: Guidance | None = None,
+        weighting: AdaptiveWeight | None = None,
+        derivative: Mode = "exact",
+        tangent: tuple[float, float] = (0.0, 1.0),
+        null: Null = None,
+    ) -> None:
+        super().__init__(net, null)
+        if derivative not in MODES:
+            raise ValueError(f"derivative must be one of {', '.join(MODES)}, got {derivative!r}")
+        self.times = times or Times()
+        self.guidance = guidance
+        self.weighting = weighting or AdaptiveWeight()
+        self.derivative: Mode = derivative
+        self.tangent = tangent
+
+    def arguments(self) -> dict[str, Any]:
+        """Constructor arguments besides the network, JSON-able."""
+        return {
+            "times": plain(self.times),
+            "guidance": plain(self.guidance),
+            "weighting": plain(self.weighting),
+            "derivative": self.derivative,
+            "tangent": list(self.tangent),
+            "null": plain(self.null),
+        }
+
+    def forward(self, x: Tensor, cond: Cond = None, *, generator: torch.Generator | None = None) -> Output:
+        """Draw times, noise and dropped rows for data x [B, *shape] and return the loss."""
+        t, r, equal = self.times.draw(len(x), generator, x.device)
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        dropped = None
+        if self.guidance is not None and cond is not None:
+            dropped = self.guidance.draw_dropped(len(x), generator, x.device)
+        return self._loss(x, cond, noise, Pairs(t.to(x.dtype), r.to(x.dtype), equal), dropped)
+
+    def loss(
+        self,
+        x: Tensor,
+        cond: Cond = None,
+        *,
+        noise: Tensor,
+        t: Tensor,
+        r: Tensor,
+        dropped: Tensor | None = None,
+    ) -> Output:
+        """The loss for given noise [B, *shape], times t, r [B] and dropped rows [B]; deterministic.
+
+        Raises ValueError for times out of order or range and for shapes that do not fit.
+        """
+        check_batch(x, noise, t, r)
+        return self._loss(x, cond, noise, Pairs(t, r, None), dropped)
+
+    def _loss(self, x: Tensor, cond: Cond, noise: Tensor, times: Pairs, dropped: Tensor | None) -> Output:
+        if times.equal is None:
+            return self._loss_in_order(x, cond, noise, times, dropped)
+        t, r, equal = times
+        z, v = interpolate(x, noise, t), conditional_velocity(x, noise)
+        v_target = self._guided(z, v, t, cond, dropped)
+        u, dudt = predict(
+            self.net,
+            z,
+            v_target,
+            t=t,
+            r=r,
+            cond=self.drop(cond, dropped),
+            equal=equal,
+            mode=self.derivative,
+            tangent=self.tangent,
+        )
+        late = mean_velocity_target(v_target[equal:], dudt, t[equal:], r[equal:])
+        squared = squared_norm(u - torch.cat([v_target[:equal], late]))
+        weight = self.weighting(squared)
+        v_error = squared_norm(u.detach() - v)
+        parts = _parts(squared, v_error, weight, u, dudt, equal)
+        return Output(
+            (weight * squared).mean(), parts, {"squared_error": squared.detach(), "v_error": v_error}
+        )
+
+    def _loss_in_order(
+        self, x: Tensor, cond: Cond, noise: Tensor, times: Pairs, dropped: Tensor | None
+    ) -> Output:
+        """Bring the rows with r = t to the front, and the results per row back."""
+        late = times.r < times.t
+        order = torch.argsort(late.to(torch.uint8), stable=True)
+        pairs = Pairs(times.t[order], times.r[order], int((~late).sum()))
+        drop = None if dropped is None else dropped[order]
+        out = self._loss(x[order], take(cond, order), noise[order], pairs, drop)
+        back = torch.argsort(order)
+        return out._replace(rows={name: row[back] for name, row in out.rows.items()})
+
+    def _guided(self, z: Tensor, v: Tensor, t: Tensor, cond: Cond, dropped: Tensor | None) -> Tensor:
+        """Guided velocity where the condition is kept, v where it was dropped."""
+        g = self.guidance
+        if g is None or not (g.needs_cond or g.needs_null):
+            return v
+        if cond is None:
+            raise ValueError(f"guidance ({g}) needs conditions, got cond=None; pass labels or guidance=None")
+        with torch.no_grad(), evaluating(self.net):
+            u_cond = call(self.net, z, t, t, cond) if g.needs_cond else None
+            u_null = call(self.net, z, t, t, null_like(cond, self.null)) if g.needs_null else None
+        guided = g.velocity(v, t, u_cond, u_null)
+        if dropped is None:
+            return guided
+        return torch.where(dropped.reshape(-1, *[1] * (v.ndim - 1)), v, guided)
+
+
+def _parts(
+    squared: Tensor, v_error: Tensor, weight: Tensor, u: Tensor, dudt: Tensor, equal: int
+) -> dict[str, Tensor]:
+    """Raw means per dimension: mse_v on the r = t rows, mse_u on the r < t rows, and how large du/dt is."""
+    size = u[0].numel()
+    parts = {"weight": mean(weight)}
+    if equal > 0:
+        parts["mse_v"] = mean(v_error[:equal]) / size
+    if equal < len(u):
+        parts["mse_u"] = mean(squared[equal:]) / size
+        parts["dudt_ratio"] = dudt.norm() / u[equal:].detach().norm().clamp_min(1e-12)
+    return parts

@@ -1,0 +1,140 @@
+"""What a recipe says: network, objective and training as plain settings, and how they become objects."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+from tyro.conf import arg
+
+from ..core.derivative import Mode
+from ..core.guidance import Guidance
+from ..core.times import LogitNormal, TimeDistribution, Times, Uniform
+from ..core.weighting import AdaptiveWeight
+from ..data import Dataset
+from ..nets import MLP, DiT
+from ..nets.layers import Conditioning
+from ..objectives import FlowMatching, MeanFlow, Objective
+from ..training import Training
+
+
+@dataclass(frozen=True)
+class NetSettings:
+    """The network; its input shape and classes come from the data."""
+
+    kind: Literal["dit", "mlp"] = "dit"
+    """dit: transformer for images; mlp: residual perceptron for samples of any shape."""
+    size: str | None = None
+    """Published DiT size such as B/4 (S, B, M, L, XL with patch 2, 4, 8); sets patch, width, depth and heads."""
+    patch: int | None = None
+    """Side of a DiT token in pixels; None chooses one that gives at most 64 tokens."""
+    width: int = 192
+    """Features per token or layer."""
+    depth: int = 6
+    """Blocks."""
+    heads: int = 6
+    """Attention heads of a DiT."""
+    conditioning: Conditioning = "t,t-r"
+    """Which times the network sees (table 1c of the paper)."""
+
+
+@dataclass(frozen=True)
+class TimesSettings:
+    """Where the training times come from."""
+
+    t: str = "lognorm(-0.4,1)"
+    """Distribution of t: lognorm(mean,std) or uniform(low,high)."""
+    r: str | None = None
+    """Distribution of r; None takes that of t."""
+    share_equal: float = 0.75
+    """Share of rows with r = t; the paper's "25 % r != t" is 0.75."""
+    pick: Literal["first", "coin"] = "first"
+    """Which rows have r = t: the first ones, or each by a coin."""
+    order: Literal["sort", "clip"] = "sort"
+    """sort: the larger draw is t; clip: r := min(t, r)."""
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What is minimised."""
+
+    kind: Literal["meanflow", "flow-matching"] = "meanflow"
+    """meanflow, or flow-matching as the baseline (sampled with Euler steps)."""
+    times: TimesSettings = field(default_factory=TimesSettings)
+    guidance: Guidance = field(default_factory=lambda: Guidance(scale=1.0, drop=0.0))
+    """Guidance trained into the field; scale 1 with drop 0 is none."""
+    weighting: AdaptiveWeight = field(default_factory=AdaptiveWeight)
+    """Adaptive weight 1 / (||D||^2 + c)^p."""
+    derivative: Mode = "exact"
+    """How du/dt is computed."""
+    tangent: tuple[float, float] = (0.0, 1.0)
+    """Tangent of (r, t); (0, 1) is right, the others of table 1b are for teaching."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete set of settings."""
+
+    net: NetSettings = field(default_factory=NetSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    training: Annotated[Training, arg(name="")] = field(default_factory=Training)
+
+
+def build(recipe: Recipe, data: Dataset) -> Objective:
+    """The objective around a new network for these data, initialised from the recipe's seed."""
+    torch.manual_seed(recipe.training.seed)
+    return build_objective(recipe.objective, build_net(recipe.net, data))
+
+
+def build_net(s: NetSettings, data: Dataset) -> nn.Module:
+    """The network for samples of the data's shape and classes."""
+    options = {"classes": data.classes, "conditioning": s.conditioning}
+    shape = tuple(data.shape)
+    if s.kind == "mlp":
+        return MLP(shape, width=s.width, depth=s.depth, **options)  # type: ignore[arg-type]
+    if s.size is not None:
+        return DiT.of_size(s.size, shape, **options)  # type: ignore[arg-type]
+    patch = s.patch or (_patch(shape[1], shape[2]) if len(shape) == 3 else 1)
+    return DiT(shape, patch=patch, width=s.width, depth=s.depth, heads=s.heads, **options)  # type: ignore[arg-type]
+
+
+def build_objective(s: ObjectiveSettings, net: nn.Module) -> Objective:
+    """The objective around a network."""
+    guided = s.guidance.scale != 1 or s.guidance.drop > 0
+    if s.kind == "flow-matching":
+        return FlowMatching(
+            net,
+            time=parse_time(s.times.t),
+            weighting=s.weighting,
+            drop=s.guidance.drop,
+            drop_rows=s.guidance.drop_rows,
+        )
+    t = s.times
+    return MeanFlow(
+        net,
+        times=Times(parse_time(t.t), parse_time(t.r) if t.r else None, t.share_equal, t.pick, t.order),
+        guidance=s.guidance if guided else None,
+        weighting=s.weighting,
+        derivative=s.derivative,
+        tangent=s.tangent,
+    )
+
+
+def parse_time(text: str) -> TimeDistribution:
+    """ "lognorm(-0.4,1)" or "uniform(0,1)" as a distribution; raises ValueError for anything else."""
+    match = re.fullmatch(r"\s*(lognorm|uniform)\s*\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\)\s*", text)
+    if not match:
+        raise ValueError(f"times are written lognorm(mean,std) or uniform(low,high), got {text!r}")
+    kind, first, second = match.groups()
+    return (LogitNormal if kind == "lognorm" else Uniform)(float(first), float(second))
+
+
+def _patch(height: int, width: int, tokens: int = 64) -> int:
+    """The smallest patch that divides both sides and leaves at most `tokens` tokens."""
+    common = math.gcd(height, width)
+    fits = [p for p in range(1, common + 1) if common % p == 0]
+    return next((p for p in fits if height * width // p**2 <= tokens), fits[-1])

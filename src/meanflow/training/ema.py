@@ -1,0 +1,53 @@
+"""Exponential moving averages of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Averages of a module's parameters, one per decay, kept in float32; buffers are copied.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)): early averages follow the weights, so that
+    early samples are not the initial noise.
+    """
+
+    def __init__(self, module: nn.Module, decays: Sequence[float]) -> None:
+        self.module, self.updates = module, 0
+        self.averages = {decay: _copy(module) for decay in decays}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the module's present weights into every average."""
+        self.updates += 1
+        now = self.module.state_dict()
+        names = [n for n, p in self.module.named_parameters()]
+        for decay, average in self.averages.items():
+            weight = 1 - warm_decay(decay, self.updates)
+            old = [average[n] for n in names]
+            torch._foreach_lerp_(old, [now[n].to(o.dtype) for n, o in zip(names, old, strict=True)], weight)
+            for name in now.keys() - set(names):
+                average[name].copy_(now[name])
+
+    def load(self, decay: float, state: dict[str, Tensor]) -> None:
+        """Restore one average."""
+        for name, value in self.averages[decay].items():
+            value.copy_(state[name])
+
+
+def warm_decay(decay: float, updates: int) -> float:
+    """Decay of update number `updates` (from 1)."""
+    return min(decay, (1 + updates) / (10 + updates))
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    # Averages in bfloat16 would lose every update that is smaller than the rounding step.
+    return {
+        name: value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)
+        if value.is_floating_point()
+        else value.detach().clone()
+        for name, value in module.state_dict().items()
+    }

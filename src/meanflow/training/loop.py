@@ -1,0 +1,180 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.conditions import Cond, map_cond
+from ..core.sampling import EulerField, noise_from_seeds, sample
+from ..data import Dataset, batches, mix_seed, open_data
+from ..evaluation.pictures import drawable, picture, save_picture
+from ..objectives import Objective, check_network
+from .ema import EMA
+from .log import Log
+from .run import describe, open_run, resume, save_state
+from .settings import Training, settings
+from .signals import StopSignal
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was trained: its folder, the images it has seen, and the signal that stopped it early, if any."""
+
+    folder: Path
+    images: int
+    stopped: str | None = None
+
+
+def fit(
+    objective: Objective,
+    data: Any,
+    *,
+    out: str | Path,
+    training: Training | None = None,
+    **options: Any,
+) -> Run:
+    """Train an objective on data and keep everything in the folder `out`; the same call again resumes.
+
+    data: a Dataset, a tensor, a pair (x, cond), or what open_data takes. training, options: see Training,
+    e.g. images=400_000, batch=128, lr=1e-3.
+    Raises ValueError before anything is written when network, data or settings do not fit, and when `out`
+    holds another run.
+    """
+    s = settings(training, options)
+    folder, dataset, device = Path(out), open_data(data), _device(s.device)
+    objective.to(device).train()
+    _check(objective, dataset, device)
+    open_run(folder, describe(objective, dataset, s))
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        return _train(objective, dataset, folder, s, device)
+
+
+def _train(objective: Objective, data: Dataset, folder: Path, s: Training, device: torch.device) -> Run:
+    optimizer, ema = _optimizer(objective, s), EMA(objective, s.ema)
+    step = resume(folder, objective, optimizer, ema)
+    generator = torch.Generator(device)
+    log = Log(folder, images=s.images, start=min(step * s.batch, s.images), every=s.log_every, batch=s.batch)
+    with StopSignal() as stop, log, closing(batches(data, s.batch, seed=s.seed, start=step * s.batch)) as stream:
+        while step < s.steps:
+            x, cond = next(stream)
+            # Every draw of a step follows from (seed, step): a resumed run needs no generator's state.
+            generator.manual_seed(mix_seed(s.seed, step))
+            torch.manual_seed(mix_seed(s.seed, step, 1))
+            lr = learning_rate(s, step)
+            parts = _step(objective, optimizer, x.to(device), _to(cond, device), generator, lr, s.clip)
+            ema.update()
+            step += 1
+            log.step(step * s.batch, parts, lr)
+            if _due(step, s, s.grid_every):
+                _save_grid(objective, ema, data, folder, step * s.batch, device)
+            if _due(step, s, s.save_every) or stop.received:
+                save_state(folder, objective, optimizer, ema, step, s)
+            if stop.received:
+                break
+    images = min(step * s.batch, s.images)
+    return Run(folder, images, stop.received.name if stop.received and step < s.steps else None)
+
+
+def _step(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    cond: Cond,
+    generator: torch.Generator,
+    lr: float,
+    clip: float | None,
+) -> dict[str, Tensor]:
+    """One optimiser step; the raw parts of the loss and the gradient norm before clipping."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    loss, parts, _ = objective(x, cond, generator=generator)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), math.inf if clip is None else clip)
+    optimizer.step()
+    return {"loss": loss.detach(), "grad_norm": norm, **parts}
+
+
+def learning_rate(s: Training, step: int) -> float:
+    """Learning rate of step number `step` (from 0)."""
+    seen = step * s.batch
+    if seen < s.warmup:
+        return s.lr * (seen + s.batch) / (s.warmup + s.batch)
+    if s.schedule == "constant":
+        return s.lr
+    progress = (seen - s.warmup) / max(s.images - s.warmup, 1)
+    return s.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _optimizer(objective: Objective, s: Training) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[s.optimizer]
+    return kind(objective.parameters(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay)
+
+
+def _due(step: int, s: Training, every: int) -> bool:
+    """Whether an interval of `every` images ended with this step; the last step always counts."""
+    return step == s.steps or (step * s.batch) // every > ((step - 1) * s.batch) // every
+
+
+def _check(objective: Objective, data: Dataset, device: torch.device) -> None:
+    """Everything that can be known before the first step."""
+    shape = getattr(objective.net, "shape", None)
+    if shape is not None and tuple(shape) != tuple(data.shape):
+        raise ValueError(
+            f"the data have samples of shape {tuple(data.shape)}, the network takes {tuple(shape)}; "
+            f"build the network with shape={tuple(data.shape)}"
+        )
+    if isinstance(objective.null, int) and data.classes is not None and data.classes > objective.null:
+        raise ValueError(
+            f"the data have {data.classes} classes, the network {objective.null}; build it with classes={data.classes}"
+        )
+    x, cond = data.batch([0, min(1, len(data) - 1)])
+    if cond is None and getattr(objective, "guidance", None) is not None:
+        raise ValueError("guidance needs conditions, but the data have no labels; use guidance=None")
+    check_network(objective, x.to(device), _to(cond, device))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but this torch sees no GPU; use device='cpu'")
+    return device
+
+
+def _to(cond: Cond, device: torch.device) -> Cond:
+    return map_cond(lambda c: c.to(device), cond)
+
+
+def _save_grid(objective: Objective, ema: EMA, data: Dataset, folder: Path, images: int, device: torch.device) -> None:
+    """One-call samples (Euler for flow matching) from fixed noise, drawn with the first average."""
+    if not drawable(data.shape):
+        return
+    columns = data.classes if data.classes and data.classes <= 16 else 8
+    count = 8 * columns if len(data.shape) == 3 else 2000
+    noise = noise_from_seeds(range(count), data.shape, device)
+    cond = _to(_grid_cond(data, count), device)
+    average = next(iter(ema.averages.values()))
+    raw = {name: value.clone() for name, value in objective.state_dict().items()}
+    objective.load_state_dict(average)
+    try:
+        field = EulerField(objective.net) if objective.field == "instantaneous" else objective.net
+        x = sample(field, noise, cond, steps=16 if objective.field == "instantaneous" else 1)
+    finally:
+        objective.load_state_dict(raw)
+    save_picture(picture(x, columns), folder / "grids" / f"{images:012d}.png")
+
+
+def _grid_cond(data: Dataset, count: int) -> Cond:
+    """Classes in turn, or the conditions of the first samples."""
+    if data.classes is not None:
+        return torch.arange(count) % data.classes
+    return data.batch([i % len(data) for i in range(count)])[1]

@@ -1,0 +1,80 @@
+"""How a run trains; lengths are counted in images seen, the batch is the global batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of a training run; every length and interval is in images seen."""
+
+    images: int = 400_000
+    """Images to be seen before the run ends."""
+    batch: int = 128
+    """Images per step, over all processes."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Optimiser."""
+    lr: float = 1e-3
+    """Learning rate after warm-up."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Averaging of gradient and squared gradient in the optimiser."""
+    weight_decay: float = 0.0
+    """Weight decay of the optimiser."""
+    warmup: int = 0
+    """Images over which the learning rate rises from 0."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after warm-up: constant, or cosine down to 0 at the end."""
+    clip: float | None = 1.0
+    """Largest gradient norm; None = no clipping."""
+    ema: tuple[float, ...] = (0.999,)
+    """Decays of the averaged weights kept beside the raw ones; the first one is used for samples."""
+    seed: int = 0
+    """Seed of initial weights, order of data, times, noise and dropout."""
+    device: str = "auto"
+    """Device: cpu, cuda, cuda:1, or auto for the first GPU where there is one."""
+    save_every: int = 100_000
+    """Images between two checkpoints."""
+    grid_every: int = 50_000
+    """Images between two sample grids."""
+    log_every: int = 6_400
+    """Images between two lines of metrics."""
+    keep: int = 2
+    """Checkpoints kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch", "save_every", "grid_every", "log_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.lr > 0 or self.weight_decay < 0 or self.warmup < 0:
+            raise ValueError(
+                f"lr must be positive, weight_decay and warmup not negative; got lr={self.lr}, "
+                f"weight_decay={self.weight_decay}, warmup={self.warmup}"
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, or None for no clipping; got {self.clip}")
+        if not self.ema or not all(0 <= decay < 1 for decay in self.ema):
+            raise ValueError(f"ema needs at least one decay, each in [0, 1); got {self.ema}")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return -(-self.images // self.batch)
+
+
+# What may change between a run and its continuation without changing what is computed.
+FREE = ("device", "save_every", "grid_every", "log_every", "keep")
+
+
+def settings(given: Training | None, options: dict[str, Any]) -> Training:
+    """Training settings from an object and keyword options; raises TypeError for a name that is none."""
+    names = [f.name for f in fields(Training)]
+    for name in options:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; options are {', '.join(names)}"
+            raise TypeError(f"unknown training option {name!r}{hint}")
+    base = {n: getattr(given, n) for n in names} if given else {}
+    return Training(**{**base, **options})
