@@ -1,16 +1,16 @@
 """One-step generative modelling with mean flows (arXiv:2505.13447).
 
-    t = 0 data, t = 1 noise, 0 <= r <= t <= 1
-    x data, e noise, z = (1 - t) x + t e, v = e - x, u mean velocity over [r, t]
-    net(z, t=t, r=r, cond=cond) -> u
+t = 0 data, t = 1 noise, 0 <= r <= t <= 1
+x data, e noise, z = (1 - t) x + t e, v = e - x, u mean velocity over [r, t]
+net(z, t=t, r=r, cond=cond) -> u
 """
 
 from . import core, data, evaluation, nets, objectives, training
 from .core import (
     AdaptiveWeight,
     EulerField,
-    GuidedField,
     Guidance,
+    GuidedField,
     LogitNormal,
     Times,
     Uniform,
@@ -28,8 +28,8 @@ __all__ = [
     "AdaptiveWeight",
     "EulerField",
     "FlowMatching",
-    "GuidedField",
     "Guidance",
+    "GuidedField",
     "LogitNormal",
     "MeanFlow",
     "Times",

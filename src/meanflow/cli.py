@@ -175,8 +175,10 @@ def _train(words: list[str]) -> int:
 def _introduce(name: str, objective: Objective, data: Dataset, out: Path) -> None:
     """What is about to happen, and how to read its numbers."""
     parameters = sum(p.numel() for p in objective.net.parameters())
-    print(f"recipe {name}: {type(objective.net).__name__} with {parameters:,} parameters on {len(data):,} samples "
-          f"of shape {tuple(data.shape)}, classes: {data.classes or 'none'}; run folder {out}")  # fmt: skip
+    print(
+        f"recipe {name}: {type(objective.net).__name__} with {parameters:,} parameters on {len(data):,} samples "
+        f"of shape {tuple(data.shape)}, classes: {data.classes or 'none'}; run folder {out}"
+    )
     guidance = getattr(objective, "guidance", None)
     if guidance is not None:
         print(f"guidance: {guidance}")
@@ -252,8 +254,10 @@ def _recipes(words: list[str]) -> int:
             print(f"{name:<{width}}  {(make.__doc__ or '').splitlines()[0]}")
         return 0
     if {"-h", "--help"} & set(words):
-        print("usage: meanflow recipes             list the recipes\n"
-              "       meanflow recipes show NAME   print the settings of one")  # fmt: skip
+        print(
+            "usage: meanflow recipes             list the recipes\n"
+            "       meanflow recipes show NAME   print the settings of one"
+        )
         return 0
     if words[0] != "show" or len(words) != 2:
         raise ValueError(f"use `meanflow recipes` or `meanflow recipes show NAME`, got {' '.join(words)!r}")
@@ -296,7 +300,9 @@ def _settings_text(settings: Any) -> str:
         for key, value in tree.items():
             # Training options carry no prefix on the command line.
             name = key if path in ("", "training") else f"{path}.{key}"
-            found += lines(value, name) if isinstance(value, dict) else [f"  --{name.replace('_', '-')} {_shown(value)}"]
+            found += (
+                lines(value, name) if isinstance(value, dict) else [f"  --{name.replace('_', '-')} {_shown(value)}"]
+            )
         return found
 
     return "\n".join(lines(asdict(settings), ""))
@@ -309,9 +315,7 @@ def _shown(value: Any) -> str:
 def _parse(kind: Any, words: list[str], command: str, default: Any = None) -> Any:
     """Parse words into a dataclass; tyro itself explains wrong options and exits with 2."""
     given = {} if default is None else {"default": default}
-    return tyro.cli(
-        kind, args=words, prog=f"meanflow {command}", config=(tyro.conf.FlagCreatePairsOff,), **given
-    )
+    return tyro.cli(kind, args=words, prog=f"meanflow {command}", config=(tyro.conf.FlagCreatePairsOff,), **given)
 
 
 def _chosen_classes(text: str | None, classes: int | None) -> list[int] | None:

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from oracles import relative
 
 from meanflow import AdaptiveWeight, Guidance, MeanFlow, sample
 from meanflow.convert import dit_arguments, dit_state
 from meanflow.nets import DiT
+from oracles import relative
 
 CASES = ["no_guidance", "guided_kappa", "guided_omega"]
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import relative
 from torch import nn
 
 from meanflow import AdaptiveWeight, MeanFlow, Times
 from meanflow.core.derivative import central_difference, evaluating, jvp, predict
 from meanflow.nets import MLP, DiT
+from oracles import relative
 
 
 class ConvNet(nn.Module):
@@ -48,14 +48,18 @@ def mask(n):
 
 NETS = {
     "mlp": lambda: (MLP((5,), width=32, depth=2), (5,), lambda n: None),
-    "dit": lambda: (DiT((1, 8, 8), patch=4, width=32, depth=2, heads=4, classes=3), (1, 8, 8), lambda n: torch.arange(n) % 3),
+    "dit": lambda: (
+        DiT((1, 8, 8), patch=4, width=32, depth=2, heads=4, classes=3),
+        (1, 8, 8),
+        lambda n: torch.arange(n) % 3,
+    ),
     "conv": lambda: (ConvNet(), (3, 8, 8), lambda n: None),
     "sequence": lambda: (
         SequenceNet(),
         (6, 4),
         lambda n: {"text": {"mask": mask(n)}, "speed": torch.linspace(0, 1, n)[:, None].double().expand(n, 16)},
     ),
-}  # fmt: skip
+}
 
 
 def filled(net):

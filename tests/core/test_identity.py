@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from oracles import SHAPES, GaussianField, draw
 
 from meanflow.core import jump, like, predict, sample
 from meanflow.core.derivative import jvp, mean_velocity_target
+from oracles import SHAPES, GaussianField, draw
 
 
 def target(z, t, r, *, tangent=(0.0, 1.0), sign=1.0, swap=False):
@@ -26,7 +26,13 @@ def test_target_of_the_exact_field_is_the_exact_field(shape):
 
 @pytest.mark.parametrize(
     "mistake",
-    [{"sign": -1.0}, {"swap": True}, {"tangent": (0.0, 0.0)}, {"tangent": (1.0, 1.0)}, {"tangent": (1.0, 0.0)}],
+    [
+        {"sign": -1.0},
+        {"swap": True},
+        {"tangent": (0.0, 0.0)},
+        {"tangent": (1.0, 1.0)},
+        {"tangent": (1.0, 0.0)},
+    ],
     ids=["wrong sign", "r and t swapped", "dt/dt forgotten", "dr/dt 1", "(v,1,0)"],
 )
 def test_mistakes_in_the_target_are_far_off(mistake):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from oracles import GaussianField
 from torch import nn
 
 from meanflow import EulerField, Guidance, noise_from_seeds, sample
 from meanflow.nets import MLP, DiT
+from oracles import GaussianField
 
 
 def test_euler_field_takes_small_steps_to_the_exact_map():

@@ -27,18 +27,33 @@ def test_npy_is_read_channels_last_and_stays_on_disk(tmp_path, pixels):
     assert data.description()["source"] == str(path)
 
 
-@pytest.mark.parametrize("shape, wanted", [
-    ((4, 6, 7), (1, 6, 7)), ((4, 6, 7, 1), (1, 6, 7)), ((4, 6, 7, 3), (3, 6, 7)), ((4, 3, 6, 7), (3, 6, 7)),
-    ((4, 1, 6, 7), (1, 6, 7)), ((4, 3, 6, 3), (3, 6, 3)), ((4, 1, 6, 3), (1, 6, 3)),
-])
+@pytest.mark.parametrize(
+    "shape, wanted",
+    [
+        ((4, 6, 7), (1, 6, 7)),
+        ((4, 6, 7, 1), (1, 6, 7)),
+        ((4, 6, 7, 3), (3, 6, 7)),
+        ((4, 3, 6, 7), (3, 6, 7)),
+        ((4, 1, 6, 7), (1, 6, 7)),
+        ((4, 3, 6, 3), (3, 6, 3)),
+        ((4, 1, 6, 3), (1, 6, 3)),
+    ],
+)
 def test_layouts_of_bytes(tmp_path, shape, wanted):
     assert arrays(save(tmp_path / "a.npy", np.zeros(shape, np.uint8))).shape == wanted
 
 
-@pytest.mark.parametrize("shape, image, wanted", [
-    ((4, 6, 7, 3), None, (3, 6, 7)), ((4, 6, 7, 3), False, (6, 7, 3)), ((4, 6, 7), None, (6, 7)),
-    ((4, 6, 7), True, (1, 6, 7)), ((4, 8, 6, 7), None, (8, 6, 7)), ((4, 5), None, (5,)),
-])
+@pytest.mark.parametrize(
+    "shape, image, wanted",
+    [
+        ((4, 6, 7, 3), None, (3, 6, 7)),
+        ((4, 6, 7, 3), False, (6, 7, 3)),
+        ((4, 6, 7), None, (6, 7)),
+        ((4, 6, 7), True, (1, 6, 7)),
+        ((4, 8, 6, 7), None, (8, 6, 7)),
+        ((4, 5), None, (5,)),
+    ],
+)
 def test_layouts_of_floats(tmp_path, shape, image, wanted):
     assert arrays(save(tmp_path / "a.npy", np.zeros(shape)), image=image).shape == wanted
 
@@ -65,8 +80,9 @@ def test_the_same_data_have_one_fingerprint_however_stored(tmp_path, pixels):
     assert arrays(tmp_path / "a.npz").description()["fingerprint"] == mapped.description()["fingerprint"]
 
 
-@pytest.mark.parametrize("keys", [["train_x", "train_y"], ["x", "images"], ["x", "labels", "y"],
-                                  ["x", "targets"], ["y"]])
+@pytest.mark.parametrize(
+    "keys", [["train_x", "train_y"], ["x", "images"], ["x", "labels", "y"], ["x", "targets"], ["y"]]
+)
 def test_other_keys_are_listed(tmp_path, pixels, keys):
     np.savez(tmp_path / "a.npz", **dict.fromkeys(keys, pixels))
     with pytest.raises(DataError, match=f"a.npz: found the keys {', '.join(keys)}; wanted one of images, x"):

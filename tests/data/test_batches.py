@@ -87,8 +87,10 @@ def test_the_next_batch_is_read_while_this_one_is_in_use():
 
 
 def test_an_interpreter_that_ends_with_an_open_stream_ends(tmp_path):
-    code = ("import torch; from meanflow.data import Tensors, batches\n"
-            "stream = batches(Tensors(torch.zeros(10, 1)), 4, seed=0)\nnext(stream)\nprint('done')")
+    code = (
+        "import torch; from meanflow.data import Tensors, batches\n"
+        "stream = batches(Tensors(torch.zeros(10, 1)), 4, seed=0)\nnext(stream)\nprint('done')"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 

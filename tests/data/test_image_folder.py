@@ -80,11 +80,20 @@ def test_every_kind_of_file_is_read(tmp_path, suffix):
     assert np.abs(read_one(tmp_path).astype(int) - flat).max() <= 3
 
 
-@pytest.mark.parametrize("mode, pixels, wanted", [
-    ("RGBA", (255, 0, 0, 0), (255, 255, 255)), ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
-    ("RGBA", (0, 0, 0, 51), (204, 204, 204)), ("LA", (0, 0), (255,)), ("LA", (7, 255), (7,)),
-    ("1", 1, (255,)), ("I;16", 65535, (255,)), ("I;16", 257, (1,)), ("I;16", 32896, (128,)),
-])
+@pytest.mark.parametrize(
+    "mode, pixels, wanted",
+    [
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
+        ("LA", (0, 0), (255,)),
+        ("LA", (7, 255), (7,)),
+        ("1", 1, (255,)),
+        ("I;16", 65535, (255,)),
+        ("I;16", 257, (1,)),
+        ("I;16", 32896, (128,)),
+    ],
+)
 def test_transparency_is_laid_on_white_and_depth_is_scaled(tmp_path, mode, pixels, wanted):
     Image.new(mode, (2, 2), pixels).save(tmp_path / "a.png")
     assert read_one(tmp_path)[0, 0].tolist() == list(wanted)
@@ -117,6 +126,7 @@ def test_exif_rotation_is_applied(tmp_path):
 
 def test_exif_rotations_are_those_of_pillow(tmp_path):
     from PIL import ImageOps
+
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -204,8 +214,11 @@ def truncate(path):
 @pytest.mark.parametrize("name", ["t.png", "t.jpg", "t.webp", "t.gif", "t.bmp"])
 def test_truncated_images_are_found_before_training(classes, name):
     truncate(write(classes / "b" / name, noise(40, 60)))
-    refused(classes, rf"1 of 5 images are broken, the first: .*b/{name}: cannot be read .*skip_broken=True",
-            size=4)
+    refused(
+        classes,
+        rf"1 of 5 images are broken, the first: .*b/{name}: cannot be read .*skip_broken=True",
+        size=4,
+    )
 
 
 def test_a_file_that_is_no_image_is_found(classes):
@@ -273,8 +286,9 @@ def test_copies_and_pickles_read_on(classes):
 
 
 def test_one_thread_reads_what_many_read(classes):
-    assert torch.equal(ImageFolder(classes, workers=1).batch(range(4))[0],
-                       ImageFolder(classes, workers=4).batch(range(4))[0])
+    assert torch.equal(
+        ImageFolder(classes, workers=1).batch(range(4))[0], ImageFolder(classes, workers=4).batch(range(4))[0]
+    )
 
 
 @pytest.mark.skipif(not (CIFAR / "train_00.webp").is_file(), reason="no CIFAR-10 beside the repository")

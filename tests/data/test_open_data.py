@@ -47,14 +47,17 @@ def test_skip_broken_reaches_the_folder(folder):
         assert len(open_data(folder, skip_broken=True)) == 1
 
 
-@pytest.mark.parametrize("source, message", [
-    ("digit", r"digit: .*\(known: digits\).*no file at .*digit; did you mean 'digits'"),
-    ("Digits", "did you mean 'digits'"),
-    ("no/such/folder", "no folder and no file at .*no/such/folder; check the path"),
-    ("nothing.npy", "nothing.npy: there is no such file"),
-    (7, "cannot read data from int; pass a name, a path"),
-    ([torch.zeros(2, 2)], "cannot read data from list"),
-])
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("digit", r"digit: .*\(known: digits\).*no file at .*digit; did you mean 'digits'"),
+        ("Digits", "did you mean 'digits'"),
+        ("no/such/folder", "no folder and no file at .*no/such/folder; check the path"),
+        ("nothing.npy", "nothing.npy: there is no such file"),
+        (7, "cannot read data from int; pass a name, a path"),
+        ([torch.zeros(2, 2)], "cannot read data from list"),
+    ],
+)
 def test_an_unknown_source_is_refused(source, message):
     with pytest.raises(DataError, match=message):
         open_data(source)
@@ -66,11 +69,14 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         open_data(tmp_path / "a.zip")
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"size": 16}, r"digits:train: size=16 is for image folders, these samples are \[1, 8, 8\]"),
-    ({"mode": "RGB"}, "mode='RGB' is for image folders"),
-    ({"split": "test"}, "no split 'test'; choose one of"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"size": 16}, r"digits:train: size=16 is for image folders, these samples are \[1, 8, 8\]"),
+        ({"mode": "RGB"}, "mode='RGB' is for image folders"),
+        ({"split": "test"}, "no split 'test'; choose one of"),
+    ],
+)
 def test_options_that_would_be_ignored_are_refused(options, message):
     with pytest.raises(DataError, match=message):
         open_data("digits", **options)

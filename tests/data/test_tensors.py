@@ -103,8 +103,12 @@ BAD_SAMPLES = [
     ([[0.0], [1.0]], {}, "got list; convert it"),
     (np.array([["a"]]), {}, "must hold numbers, got numpy dtype <U1"),
     (np.array([[None]]), {}, "numpy dtype object"),
-    pytest.param(np.zeros((2, 2), np.longdouble), {}, "numpy dtype float.*, which torch lacks",
-                 marks=pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="no long double")),
+    pytest.param(
+        np.zeros((2, 2), np.longdouble),
+        {},
+        "numpy dtype float.*, which torch lacks",
+        marks=pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="no long double"),
+    ),
 ]
 
 
@@ -148,10 +152,15 @@ def test_zero_to_one_is_warned_about():
     assert caught[0].filename == __file__
 
 
-@pytest.mark.parametrize("x", [torch.linspace(-1.0005, 1.0005, 12).reshape(4, 3, 1, 1),
-                               torch.linspace(0, 0.4, 12).reshape(4, 3, 1, 1),
-                               torch.linspace(0, 300, 12).reshape(4, 3),
-                               torch.linspace(0, 1, 64).reshape(4, 4, 2, 2)])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.linspace(-1.0005, 1.0005, 12).reshape(4, 3, 1, 1),
+        torch.linspace(0, 0.4, 12).reshape(4, 3, 1, 1),
+        torch.linspace(0, 300, 12).reshape(4, 3),
+        torch.linspace(0, 1, 64).reshape(4, 4, 2, 2),
+    ],
+)
 def test_good_ranges_are_silent(x):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -169,9 +178,13 @@ def test_the_description_is_json_and_the_fingerprint_tells_data_apart():
     assert wanted.items() <= described.items()
     changed = images()
     changed[5, 2, 3, 3] += 1
-    others = [Tensors(changed, torch.arange(6)), Tensors(images(), torch.arange(6).flip(0)),
-              Tensors(images()),
-              Tensors(images().reshape(6, 3, 2, 8), torch.arange(6)), Tensors(images()[:5], torch.arange(5))]
+    others = [
+        Tensors(changed, torch.arange(6)),
+        Tensors(images(), torch.arange(6).flip(0)),
+        Tensors(images()),
+        Tensors(images().reshape(6, 3, 2, 8), torch.arange(6)),
+        Tensors(images()[:5], torch.arange(5)),
+    ]
     prints = {other.description()["fingerprint"] for other in [data, *others]}
     assert len(prints) == 6
     assert described["fingerprint"] == Tensors(images().numpy(), torch.arange(6)).description()["fingerprint"]

@@ -70,7 +70,10 @@ def test_a_network_is_rebuilt_from_its_arguments(net):
     ("make", "message"),
     [
         (lambda: DiT((1, 8, 8), patch=3), r"divide height 8 and width 8, got 3; possible: \[1, 2, 4, 8\]"),
-        (lambda: DiT((1, 8, 8), width=96, heads=5), r"heads must divide the width 96, got 5; possible: \[1, 2, 3"),
+        (
+            lambda: DiT((1, 8, 8), width=96, heads=5),
+            r"heads must divide the width 96, got 5; possible: \[1, 2, 3",
+        ),
         (lambda: DiT((8,)), r"\(C, H, W\)"),
         (lambda: DiT((1, 8, 8), width=30, heads=3), "divisible by 4"),
         (lambda: DiT.of_size("B/3", (1, 8, 8)), "patch 2, 4, 8"),

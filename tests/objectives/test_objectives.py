@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from oracles import relative
 from torch import nn
 
 from meanflow import AdaptiveWeight, FlowMatching, Guidance, LogitNormal, MeanFlow, Times
 from meanflow.nets import MLP, DiT
 from meanflow.objectives import check_network
+from oracles import relative
 
 
 def net_of(classes=3):
@@ -71,9 +71,7 @@ def test_all_labels_dropped_is_the_unconditional_objective():
     dropped = MeanFlow(net, guidance=Guidance(scale=3.0, mix=0.5)).loss(x, labels, dropped=everything, **given)
     unconditional = MeanFlow(net).loss(x, torch.full_like(labels, 3), **given)
     assert torch.equal(dropped.loss, unconditional.loss)
-    half = MeanFlow(net, guidance=Guidance(scale=3.0, mix=0.5)).loss(
-        x, labels, dropped=torch.arange(16) < 8, **given
-    )
+    half = MeanFlow(net, guidance=Guidance(scale=3.0, mix=0.5)).loss(x, labels, dropped=torch.arange(16) < 8, **given)
     assert not torch.equal(half.loss, unconditional.loss)
 
 

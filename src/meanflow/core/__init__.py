@@ -1,7 +1,7 @@
 """The mathematics, in torch alone.
 
-    t = 0 data, t = 1 noise, 0 <= r <= t <= 1
-    x data, e noise, z = (1 - t) x + t e, v = e - x, u mean velocity over [r, t]
+t = 0 data, t = 1 noise, 0 <= r <= t <= 1
+x data, e noise, z = (1 - t) x + t e, v = e - x, u mean velocity over [r, t]
 """
 
 from .conditions import Cond, Null, null_like
@@ -17,8 +17,8 @@ __all__ = [
     "AdaptiveWeight",
     "Cond",
     "EulerField",
-    "GuidedField",
     "Guidance",
+    "GuidedField",
     "LogitNormal",
     "Mode",
     "Net",

@@ -8,8 +8,8 @@ from typing import TypeAlias, Union
 import torch
 from torch import Tensor
 
-Cond: TypeAlias = Union[None, Tensor, Mapping[str, "Cond"]]
-Null: TypeAlias = Union[None, int, float, Tensor, Callable[[Cond], Cond], Mapping[str, "Null"]]
+Cond: TypeAlias = Union[Tensor, dict[str, "Cond"], None]
+Null: TypeAlias = Union[int, float, Tensor, Callable[[Cond], Cond], Mapping[str, "Null"], None]
 
 
 def map_cond(function: Callable[..., Tensor], *conds: Cond) -> Cond:

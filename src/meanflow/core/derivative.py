@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol
 
 import torch
@@ -80,21 +80,21 @@ def predict(
     if mode not in MODES:
         raise ValueError(f"derivative mode must be one of {', '.join(MODES)}, got {mode!r}")
     late = slice(equal, None)
-    z_l, t_l, r_l, cond_l = z[late], t[late], r[late], take(cond, late)
-    step = (v[late], torch.full_like(t_l, tangent[1]), torch.full_like(r_l, tangent[0]))
+    z_late, t_late, r_late, cond_late = z[late], t[late], r[late], take(cond, late)
     if equal == len(z):
-        return call(net, z, t, r, cond), torch.zeros_like(z_l)
+        return call(net, z, t, r, cond), torch.zeros_like(z_late)
+    step = (v[late], torch.full_like(t_late, tangent[1]), torch.full_like(r_late, tangent[0]))
     if mode == "exact":
-        u_late, dudt = jvp(net, z_l, t_l, r_l, cond_l, step)
+        u_late, dudt = jvp(net, z_late, t_late, r_late, cond_late, step)
         if equal == 0:
             return u_late, dudt
         early = slice(None, equal)
         u_early = call(net, z[early], t[early], r[early], take(cond, early))
         return torch.cat([u_early, u_late]), dudt
-    derive = jvp if mode == "no_grad" else central_difference
+    derive: Callable[..., tuple[Tensor, Tensor]] = jvp if mode == "no_grad" else central_difference
     # The forked generator makes dropout draw the same mask as the forward pass that follows.
-    with torch.no_grad(), torch.random.fork_rng(devices=[z.device.index or 0] if z.is_cuda else []):
-        _, dudt = derive(net, z_l, t_l, r_l, cond_l, step)
+    with torch.no_grad(), _forked_rng(z):
+        _, dudt = derive(net, z_late, t_late, r_late, cond_late, step)
     return call(net, z, t, r, cond), dudt
 
 
@@ -112,7 +112,7 @@ def jvp(
     # Of the fused attention kernels only MATH has a forward-mode derivative.
     with sdpa_kernel(SDPBackend.MATH):
         try:
-            u, dudt = torch.func.jvp(u_of, (z, t, r), step)
+            u, dudt = torch.func.jvp(u_of, (z, t, r), step)[:2]
         except (NotImplementedError, RuntimeError) as error:
             if not _lacks_forward_ad(error):
                 raise
@@ -136,8 +136,7 @@ def central_difference(
     """
     h = width or float(torch.finfo(z.dtype).eps) ** (1 / 3)
     dz, dt, dr = step
-    devices = [z.device.index or 0] if z.is_cuda else []
-    with torch.random.fork_rng(devices=devices):
+    with _forked_rng(z):
         ahead = call(net, z + h * dz, t + h * dt, r + h * dr, cond)
     behind = call(net, z - h * dz, t - h * dt, r - h * dr, cond)
     return (ahead + behind) / 2, ((ahead - behind) / (2 * h)).detach()
@@ -152,11 +151,23 @@ def mean_velocity_target(v: Tensor, dudt: Tensor, t: Tensor, r: Tensor) -> Tenso
     return v - like(t - r, v) * dudt
 
 
+def _forked_rng(z: Tensor) -> AbstractContextManager[None]:
+    """Draws inside leave the generator of z's device where it was."""
+    return torch.random.fork_rng(devices=[z.device] if z.is_cuda else [])
+
+
 def _lacks_forward_ad(error: Exception) -> bool:
     text = str(error)
     return any(
         sign in text
-        for sign in ("forward AD", "forward-mode", "forward mode", "jvp", "setup_context", "in-place arithmetic")
+        for sign in (
+            "forward AD",
+            "forward-mode",
+            "forward mode",
+            "jvp",
+            "setup_context",
+            "in-place arithmetic",
+        )
     )
 
 

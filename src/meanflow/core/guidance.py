@@ -15,18 +15,19 @@ from .path import like
 class Guidance:
     """Guidance in the user's notation: effective scale w' and mix k; the paper's w is scale (1 - mix).
 
-    scale: 1 is no guidance, 2 to 3 is usual. mix: how much of the guided direction the network's own
-    conditional prediction takes over from e - x, in [0, 1). interval: times t in which guidance acts.
-    drop: share of rows that lose their condition. drop_rows: "first" drops the first n ~ Binomial(B, drop)
-    rows (authors' code), "coin" each row independently.
     Source: arXiv:2505.13447, eq. 17-21.
     """
 
     scale: float = 1.0
+    """Effective guidance scale: 1 is none, 2 to 3 is usual."""
     mix: float = 0.0
+    """The paper's k in [0, 1): how much the network's own conditional prediction takes over from e - x."""
     interval: tuple[float, float] = (0.0, 1.0)
+    """Times t in which guidance acts."""
     drop: float = 0.1
+    """Share of rows that lose their condition."""
     drop_rows: Literal["first", "coin"] = "first"
+    """first: the first n ~ Binomial(B, drop) rows lose it (authors' code); coin: each row independently."""
 
     def __post_init__(self) -> None:
         low, high = self.interval

@@ -58,6 +58,5 @@ def check_samples(x: Tensor, name: str = "x") -> None:
         raise ValueError(f"{name} must be a batch [B, *shape] with B >= 1, got shape {list(x.shape)}")
     if x.dtype not in (torch.float32, torch.float64, torch.bfloat16):
         raise ValueError(
-            f"{name} must be float32, float64 or bfloat16, got {x.dtype}; images in uint8 become "
-            "x.float() / 127.5 - 1"
+            f"{name} must be float32, float64 or bfloat16, got {x.dtype}; images in uint8 become x.float() / 127.5 - 1"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def integrate(net: Net, z: Tensor, cond: Cond = None, *, times: Tensor) -> Tenso
     """Follow the decreasing times [n + 1] or [n + 1, B] with one call per interval; differentiable."""
     rows = times.to(z.device, torch.promote_types(z.dtype, torch.float32))
     rows = rows.reshape(len(rows), -1).expand(len(rows), len(z))
-    for t, r in zip(rows[:-1], rows[1:], strict=True):
+    for t, r in pairwise(rows):
         z = jump(net, z, t=t, r=r, cond=cond)
     return z
 
@@ -120,9 +121,7 @@ def _schedule(steps: int | None, times: Sequence[float] | Tensor | None, batch: 
         raise ValueError("pass steps or times, not both: n + 1 times already make n calls")
     schedule = torch.as_tensor(times, dtype=torch.float64)
     if schedule.ndim not in (1, 2) or len(schedule) < 2 or (schedule.ndim == 2 and schedule.shape[1] != batch):
-        raise ValueError(
-            f"times must be [n + 1] or [n + 1, {batch}] with n >= 1, got shape {list(schedule.shape)}"
-        )
+        raise ValueError(f"times must be [n + 1] or [n + 1, {batch}] with n >= 1, got shape {list(schedule.shape)}")
     if not bool(((schedule >= 0) & (schedule <= 1)).all()):
         raise ValueError(f"times must lie in [0, 1] (0 = data, 1 = noise), got {schedule.tolist()}")
     if bool((schedule.diff(dim=0) >= 0).any()) if schedule.ndim == 1 else bool((schedule.diff(dim=0) > 0).any()):

@@ -92,9 +92,7 @@ class Times:
     @classmethod
     def cifar_v1(cls) -> Times:
         """CIFAR-10 settings that the authors recommend: t lognorm(-0.6, 1.6), r lognorm(-4, 1.6)."""
-        return cls(
-            LogitNormal(-0.6, 1.6), LogitNormal(-4.0, 1.6), share_equal=0.25, pick="coin", order="clip"
-        )
+        return cls(LogitNormal(-0.6, 1.6), LogitNormal(-4.0, 1.6), share_equal=0.25, pick="coin", order="clip")
 
     def draw(self, n: int, generator: torch.Generator | None = None, device: torch.device | None = None) -> Pairs:
         """Pairs of times for a batch of n rows, float32."""

@@ -16,13 +16,13 @@ def squared_norm(d: Tensor) -> Tensor:
 class AdaptiveWeight:
     """Weight 1 / (||D||^2 + c)^p of each row, without gradient.
 
-    p = 0 is the plain squared error, p = 0.5 about pseudo-Huber, p = 1 the paper's choice.
-    c = 1e-3 in the paper ("e.g.") and the authors' CIFAR code; their JAX code has 1e-2.
     Source: arXiv:2505.13447, eq. 22.
     """
 
     p: float = 1.0
+    """Power: 0 is the plain squared error, 0.5 about pseudo-Huber, 1 the paper's choice."""
     c: float = 1e-3
+    """Constant: 1e-3 in the paper ("e.g.") and the authors' CIFAR code, 1e-2 in their JAX code."""
 
     def __post_init__(self) -> None:
         if not (self.p >= 0 and self.c > 0):

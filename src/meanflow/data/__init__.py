@@ -1,7 +1,8 @@
 """Data: folders, files and tensors behind one small interface, and the order in which they are seen."""
 
+from ..core.conditions import Cond
 from .array_files import arrays
-from .dataset import Cond, Dataset
+from .dataset import Dataset
 from .embedded_digits import digits
 from .errors import DataError
 from .image_folder import ImageFolder
@@ -10,5 +11,16 @@ from .prefetch import batches
 from .sources import open_data
 from .tensors import Tensors
 
-__all__ = ["Cond", "DataError", "Dataset", "ImageFolder", "Tensors", "arrays", "batches", "digits",
-           "mix_seed", "open_data", "order"]
+__all__ = [
+    "Cond",
+    "DataError",
+    "Dataset",
+    "ImageFolder",
+    "Tensors",
+    "arrays",
+    "batches",
+    "digits",
+    "mix_seed",
+    "open_data",
+    "order",
+]

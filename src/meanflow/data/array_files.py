@@ -43,17 +43,21 @@ def _read(path: Path) -> tuple[Array, Array | None]:
     except DataError:
         raise
     except BROKEN as error:
-        raise DataError(f"{path}: cannot be read as plain numpy arrays ({error}); write it again with "
-                        f"numpy.save or numpy.savez, numbers only (no object arrays)") from error
+        raise DataError(
+            f"{path}: cannot be read as plain numpy arrays ({error}); write it again with "
+            f"numpy.save or numpy.savez, numbers only (no object arrays)"
+        ) from error
 
 
 def _pick(stored: "np.lib.npyio.NpzFile", path: Path) -> tuple[Array, Array | None]:
     found = list(stored.keys())
     samples, conds = ([key for key in found if key in keys] for keys in (X_KEYS, COND_KEYS))
     if len(samples) != 1 or len(conds) > 1 or len(samples) + len(conds) != len(found):
-        raise DataError(f"{path}: found the keys {', '.join(found) or '(none)'}; wanted one of "
-                        f"{', '.join(X_KEYS)} and at most one of {', '.join(COND_KEYS)}; rename or drop the "
-                        f"others")
+        raise DataError(
+            f"{path}: found the keys {', '.join(found) or '(none)'}; wanted one of "
+            f"{', '.join(X_KEYS)} and at most one of {', '.join(COND_KEYS)}; rename or drop the "
+            f"others"
+        )
     return stored[samples[0]], stored[conds[0]] if conds else None
 
 

@@ -1,11 +1,11 @@
 """What every data set offers: the only face of the data that the rest of the library sees."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-Cond: TypeAlias = Tensor | dict[str, "Cond"] | None
+from ..core.conditions import Cond
 
 
 @runtime_checkable

@@ -29,15 +29,20 @@ def digits(split: str = "train") -> Tensors:
     kept = torch.ones(len(labels), dtype=torch.bool, device="cpu")
     if split != "all":
         kept = _held_out(labels) if split == "held_out" else ~_held_out(labels)
-    return Tensors(images[kept], labels[kept], classes=10, class_names=[str(digit) for digit in range(10)],
-                   source=f"digits:{split}")
+    return Tensors(
+        images[kept],
+        labels[kept],
+        classes=10,
+        class_names=[str(digit) for digit in range(10)],
+        source=f"digits:{split}",
+    )
 
 
 def _held_out(labels: Tensor) -> Tensor:
     chosen = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     for digit in range(10):
         positions = sorted((labels == digit).nonzero().flatten().tolist(), key=mix_seed)
-        chosen[positions[:round(HELD_OUT_SHARE * len(positions))]] = True
+        chosen[positions[: round(HELD_OUT_SHARE * len(positions))]] = True
     return chosen
 
 

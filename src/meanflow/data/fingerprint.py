@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import torch
 
-from .dataset import Cond
+from ..core.conditions import Cond
 from .rows import Rows, blocks, dtype_of, sampled_rows
 
-WHOLE_BYTES = 64 * 2**20    # our choice: hashing more than this would be noticed at every start
+WHOLE_BYTES = 64 * 2**20  # our choice: hashing more than this would be noticed at every start
 
 
 def of_rows(x: Rows, cond: Cond) -> str:

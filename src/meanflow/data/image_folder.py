@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.conditions import Cond
 from . import fingerprint
-from .dataset import Cond
 from .errors import DataError
 from .images import Bytes, Header, read_header, read_image
 from .listing import list_images
 from .pool import Pool
 
-FULL_CHECK_FILES = 20_000    # our choice: beyond this, decoding every file keeps the user waiting
+FULL_CHECK_FILES = 20_000  # our choice: beyond this, decoding every file keeps the user waiting
 MODES = ("L", "RGB")
 
 
@@ -35,9 +35,16 @@ class ImageFolder:
     Raises DataError, which names the file, for what cannot be used.
     """
 
-    def __init__(self, root: str | Path, size: int | tuple[int, int] | None = None, *,
-                 skip_broken: bool = False, mode: str | None = None, workers: int | None = None,
-                 check: Literal["auto", "full", "headers"] = "auto") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        size: int | tuple[int, int] | None = None,
+        *,
+        skip_broken: bool = False,
+        mode: str | None = None,
+        workers: int | None = None,
+        check: Literal["auto", "full", "headers"] = "auto",
+    ) -> None:
         if mode not in (None, *MODES):
             raise DataError(f"mode must be 'L', 'RGB' or None, got {mode!r}")
         if check not in ("auto", "full", "headers"):
@@ -70,16 +77,24 @@ class ImageFolder:
 
     def description(self) -> dict[str, Any]:
         """Kind, source, length, shape, classes, number of skipped files and fingerprint, ready for JSON."""
-        return {"kind": "image_folder", "source": str(self.root), "length": len(self),
-                "shape": list(self.shape), "classes": self.classes, "skipped": len(self.skipped),
-                "fingerprint": self._fingerprint}
+        return {
+            "kind": "image_folder",
+            "source": str(self.root),
+            "length": len(self),
+            "shape": list(self.shape),
+            "classes": self.classes,
+            "skipped": len(self.skipped),
+            "fingerprint": self._fingerprint,
+        }
 
     def _read(self, name: str) -> Bytes:
         pixels = read_image(self.root / name, self._mode, self._size)
         if pixels.shape != self.shape:
-            raise DataError(f"{self.root / name}: now has the shape {list(pixels.shape)}, but had "
-                            f"{list(self.shape)} when the folder was opened; open it again, or leave the "
-                            f"files alone during a run")
+            raise DataError(
+                f"{self.root / name}: now has the shape {list(pixels.shape)}, but had "
+                f"{list(self.shape)} when the folder was opened; open it again, or leave the "
+                f"files alone during a run"
+            )
         return pixels
 
     def _scan(self, names: list[str], decode: bool, skip_broken: bool) -> dict[str, Header]:
@@ -92,11 +107,12 @@ class ImageFolder:
         found = dict(zip(names, self._pool.map(header_or_error, names), strict=True))
         errors = [header for header in found.values() if isinstance(header, DataError)]
         if errors and (not skip_broken or len(errors) == len(names)):
-            raise DataError(f"{len(errors)} of {len(names)} images are broken, the first: "
-                            f"{errors[0]}") from errors[0]
+            raise DataError(f"{len(errors)} of {len(names)} images are broken, the first: {errors[0]}") from errors[0]
         if errors:
-            warnings.warn(f"{len(errors)} of {len(names)} images are broken and left out, the first: "
-                          f"{errors[0]}", stacklevel=3)
+            warnings.warn(
+                f"{len(errors)} of {len(names)} images are broken and left out, the first: {errors[0]}",
+                stacklevel=3,
+            )
         return {name: header for name, header in found.items() if isinstance(header, Header)}
 
 
@@ -112,9 +128,11 @@ def _common_size(headers: dict[str, Header], root: Path) -> tuple[int, int]:
     for name, header in headers.items():
         if header.size != size:
             shorter = min(min(header.size) for header in headers.values())
-            raise DataError(f"{root}: images differ in size (height x width): {first} is "
-                            f"{size[0]}x{size[1]}, {name} is {header.size[0]}x{header.size[1]}; pass size=, "
-                            f"e.g. size={shorter} (--size {shorter}), to crop and resize them all")
+            raise DataError(
+                f"{root}: images differ in size (height x width): {first} is "
+                f"{size[0]}x{size[1]}, {name} is {header.size[0]}x{header.size[1]}; pass size=, "
+                f"e.g. size={shorter} (--size {shorter}), to crop and resize them all"
+            )
     return size
 
 
@@ -122,8 +140,10 @@ def _common_mode(headers: dict[str, Header], root: Path) -> str:
     grey = next((name for name, header in headers.items() if header.grey), None)
     colour = next((name for name, header in headers.items() if not header.grey), None)
     if grey and colour:
-        raise DataError(f"{root}: grey and colour images are mixed: {grey} is grey, {colour} is colour; pass "
-                        f'mode="RGB" or mode="L" (--mode) to convert them all')
+        raise DataError(
+            f"{root}: grey and colour images are mixed: {grey} is grey, {colour} is colour; pass "
+            f'mode="RGB" or mode="L" (--mode) to convert them all'
+        )
     return "L" if grey else "RGB"
 
 

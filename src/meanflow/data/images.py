@@ -11,17 +11,23 @@ from .errors import DataError
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
-ORIENTATION = 0x0112    # EXIF 2.32, tag 274; its values 5 to 8 swap height and width
-UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-           4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270,
-           7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+ORIENTATION = 0x0112  # EXIF 2.32, tag 274; its values 5 to 8 swap height and width
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
 class Header:
     """What the folder must know of an image before it is read."""
 
-    size: tuple[int, int]    # height, width, upright
+    size: tuple[int, int]  # height, width, upright
     grey: bool
     file_bytes: int
 
@@ -77,8 +83,12 @@ def fit(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
     height, width = size
     scale = min(image.height / height, image.width / width)
     left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-    box = (max(0.0, left), max(0.0, top), min(image.width, left + scale * width),
-           min(image.height, top + scale * height))
+    box = (
+        max(0.0, left),
+        max(0.0, top),
+        min(image.width, left + scale * width),
+        min(image.height, top + scale * height),
+    )
     return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
 
 
@@ -101,5 +111,7 @@ def _check_depth(image: Image.Image) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read as an image ({error}); repair or remove it, or leave such "
-                     f"files out with skip_broken=True (--skip-broken)")
+    return DataError(
+        f"{path}: cannot be read as an image ({error}); repair or remove it, or leave such "
+        f"files out with skip_broken=True (--skip-broken)"
+    )

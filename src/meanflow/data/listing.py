@@ -23,20 +23,25 @@ class Listing:
 def list_images(root: Path) -> Listing:
     """The images of a folder: one sub-folder a class (sorted), or all directly in it and no classes."""
     if not root.is_dir():
-        raise DataError(f"{root}: "
-                        f"{'is a file, not a folder' if root.exists() else 'there is no such folder'}; pass "
-                        f"a folder of images")
+        raise DataError(
+            f"{root}: "
+            f"{'is a file, not a folder' if root.exists() else 'there is no such folder'}; pass "
+            f"a folder of images"
+        )
     found = sorted(_visible_files(root))
     names = [name for name in found if PurePosixPath(name).suffix.lower() in SUFFIXES]
     if not names:
-        raise DataError(f"{root}: holds no images but {_summary(found)}; wanted files that end in "
-                        f"{', '.join(sorted(SUFFIXES))}")
+        raise DataError(
+            f"{root}: holds no images but {_summary(found)}; wanted files that end in {', '.join(sorted(SUFFIXES))}"
+        )
     direct = [name for name in names if "/" not in name]
     nested = [name for name in names if "/" in name]
     if direct and nested:
-        raise DataError(f"{root}: holds images of its own ({direct[0]}) and in sub-folders ({nested[0]}); "
-                        f"put every image into the sub-folder of its class, or all of them directly into the "
-                        f"folder")
+        raise DataError(
+            f"{root}: holds images of its own ({direct[0]}) and in sub-folders ({nested[0]}); "
+            f"put every image into the sub-folder of its class, or all of them directly into the "
+            f"folder"
+        )
     return Listing(direct) if direct else _with_classes(root, nested)
 
 
@@ -46,9 +51,11 @@ def _with_classes(root: Path, names: list[str]) -> Listing:
     labels = [number[name.split("/", 1)[0]] for name in names]
     empty = sorted(set(range(len(class_names))) - set(labels))
     if empty:
-        raise DataError(f"{root}: the class folder {class_names[empty[0]]!r} holds no images ({len(empty)} "
-                        f"such of {len(class_names)}); fill it or remove it, since every folder counts as a "
-                        f"class")
+        raise DataError(
+            f"{root}: the class folder {class_names[empty[0]]!r} holds no images ({len(empty)} "
+            f"such of {len(class_names)}); fill it or remove it, since every folder counts as a "
+            f"class"
+        )
     return Listing(names, labels, tuple(class_names))
 
 
@@ -57,8 +64,9 @@ def _visible_files(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root, followlinks=True):
         visited.add(os.path.realpath(folder))
         # a link to a folder above itself would be walked for ever
-        folders[:] = [name for name in folders if name[0] != "."
-                      and os.path.realpath(os.path.join(folder, name)) not in visited]
+        folders[:] = [
+            name for name in folders if name[0] != "." and os.path.realpath(os.path.join(folder, name)) not in visited
+        ]
         for name in files:
             if name[0] != ".":
                 yield (Path(folder) / name).relative_to(root).as_posix()

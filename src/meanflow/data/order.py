@@ -28,13 +28,15 @@ def order(length: int, *, seed: int, start: int, count: int) -> Tensor:
     from `start` is the stream from 0 without its first `start` indices, whatever the batches before.
     """
     if length < 1 or start < 0 or count < 0:
-        raise DataError(f"order wants length >= 1, start >= 0 and count >= 0, got length={length}, "
-                        f"start={start}, count={count}; start is the number of samples seen so far")
+        raise DataError(
+            f"order wants length >= 1, start >= 0 and count >= 0, got length={length}, "
+            f"start={start}, count={count}; start is the number of samples seen so far"
+        )
     parts = [torch.empty(0, dtype=torch.int64, device="cpu")]
     stop = start + count
     while start < stop:
         epoch, offset = divmod(start, length)
-        part = _permutation(length, seed, epoch)[offset:offset + stop - start]
+        part = _permutation(length, seed, epoch)[offset : offset + stop - start]
         parts.append(part)
         start += len(part)
     return torch.cat(parts)

@@ -9,8 +9,8 @@ from .errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-DEFAULT_WORKERS = 16    # our choice: more threads than this wait for the disk or for each other
-SLAB = 4096             # waiting items cost memory, and there may be millions of files
+DEFAULT_WORKERS = 16  # our choice: more threads than this wait for the disk or for each other
+SLAB = 4096  # waiting items cost memory, and there may be millions of files
 
 
 class Pool:
@@ -28,7 +28,7 @@ class Pool:
         if self._process != os.getpid():
             self._start()
         for first in range(0, len(items), SLAB):
-            yield from self._executor.map(function, items[first:first + SLAB])
+            yield from self._executor.map(function, items[first : first + SLAB])
 
     def _start(self) -> None:
         self._process = os.getpid()

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor
 
-from .dataset import Cond, Dataset
+from ..core.conditions import Cond
+from .dataset import Dataset
 from .errors import DataError
 from .order import order
 
@@ -19,8 +20,10 @@ def batches(data: Dataset, batch: int, *, seed: int, start: int = 0) -> Generato
     would have returned that batch. Closing the generator ends its thread; so does leaving it to be collected.
     """
     if batch < 1 or start < 0:
-        raise DataError(f"batches wants batch >= 1 and start >= 0, got batch={batch}, start={start}; "
-                        f"start is the number of samples seen so far")
+        raise DataError(
+            f"batches wants batch >= 1 and start >= 0, got batch={batch}, start={start}; "
+            f"start is the number of samples seen so far"
+        )
     return _read_ahead(data, batch, seed, start)
 
 

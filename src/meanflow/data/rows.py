@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import DataError
 
 Rows: TypeAlias = Tensor | np.ndarray[Any, Any]
-BLOCK_BYTES = 16 * 2**20    # our choice: large enough to be fast, small enough to go unnoticed
+BLOCK_BYTES = 16 * 2**20  # our choice: large enough to be fast, small enough to go unnoticed
 
 
 def as_rows(x: object, name: str) -> Rows:
@@ -19,11 +19,12 @@ def as_rows(x: object, name: str) -> Rows:
     if isinstance(x, Tensor):
         return x.detach()
     if not isinstance(x, np.ndarray):
-        raise DataError(f"{name} must be a torch tensor or a numpy array, got {type(x).__name__}; "
-                        f"convert it, e.g. with numpy.asarray")
+        raise DataError(
+            f"{name} must be a torch tensor or a numpy array, got {type(x).__name__}; "
+            f"convert it, e.g. with numpy.asarray"
+        )
     if x.dtype.hasobject or x.dtype.kind not in "biufc":
-        raise DataError(f"{name} must hold numbers, got numpy dtype {x.dtype}; convert it to uint8 or "
-                        f"float32")
+        raise DataError(f"{name} must hold numbers, got numpy dtype {x.dtype}; convert it to uint8 or float32")
     return x if isinstance(x, np.memmap) else to_tensor(x, name)
 
 
@@ -33,8 +34,7 @@ def to_tensor(x: np.ndarray[Any, Any], name: str = "array") -> Tensor:
     try:
         return torch.from_numpy(native)
     except TypeError as error:
-        raise DataError(f"{name} has numpy dtype {x.dtype}, which torch lacks; convert it to "
-                        f"float32") from error
+        raise DataError(f"{name} has numpy dtype {x.dtype}, which torch lacks; convert it to float32") from error
 
 
 def dtype_of(x: Rows) -> torch.dtype:
@@ -68,5 +68,5 @@ def blocks(x: Rows, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The rows `index` in turn, as pairs of row numbers and rows of about BLOCK_BYTES."""
     step = max(1, BLOCK_BYTES // row_bytes(x))
     for first in range(0, len(index), step):
-        part = index[first:first + step]
+        part = index[first : first + step]
         yield part, take(x, part)

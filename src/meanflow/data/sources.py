@@ -19,8 +19,14 @@ NAMES: dict[str, Callable[[str], Dataset]] = {"digits": digits}
 ARRAY_SUFFIXES = (".npy", ".npz")
 
 
-def open_data(source: object, *, size: int | tuple[int, int] | None = None, skip_broken: bool = False,
-              mode: str | None = None, split: str = "train") -> Dataset:
+def open_data(
+    source: object,
+    *,
+    size: int | tuple[int, int] | None = None,
+    skip_broken: bool = False,
+    mode: str | None = None,
+    split: str = "train",
+) -> Dataset:
     """The data set that `source` means; a data set is returned as it is.
 
     source: a name ("digits"), a folder of images, a .npy or .npz file, a tensor, an array, or (x, cond).
@@ -49,28 +55,35 @@ def _wrapped(source: object) -> Dataset:
         return Tensors(*source)
     if isinstance(source, Dataset):
         return source
-    raise DataError(f"cannot read data from {type(source).__name__}; pass a name, a path, a tensor, a pair "
-                    f"(x, cond) or an object with shape, classes, class_names, len, batch and description")
+    raise DataError(
+        f"cannot read data from {type(source).__name__}; pass a name, a path, a tensor, a pair "
+        f"(x, cond) or an object with shape, classes, class_names, len, batch and description"
+    )
 
 
-def _without_options(data: Dataset, size: int | tuple[int, int] | None, mode: str | None,
-                     split: str) -> Dataset:
+def _without_options(data: Dataset, size: int | tuple[int, int] | None, mode: str | None, split: str) -> Dataset:
     name = getattr(data, "source", type(data).__name__)
     wanted = (size, size) if isinstance(size, int) else size
     if wanted is not None and tuple(data.shape[1:]) != tuple(wanted):
-        raise DataError(f"{name}: size={size} is for image folders, these samples are {list(data.shape)}; "
-                        f"leave it out or resize the array beforehand")
+        raise DataError(
+            f"{name}: size={size} is for image folders, these samples are {list(data.shape)}; "
+            f"leave it out or resize the array beforehand"
+        )
     if mode is not None and data.shape[0] != {"L": 1, "RGB": 3}.get(mode):
-        raise DataError(f"{name}: mode={mode!r} is for image folders, these samples are {list(data.shape)}; "
-                        f"leave it out or convert the array beforehand")
+        raise DataError(
+            f"{name}: mode={mode!r} is for image folders, these samples are {list(data.shape)}; "
+            f"leave it out or convert the array beforehand"
+        )
     _check_split(name, split)
     return data
 
 
 def _check_split(name: str, split: str) -> None:
     if split not in ("train", "all"):
-        raise DataError(f"{name}: has no split {split!r}, only named data ({', '.join(NAMES)}) have; pass "
-                        f"the folder or file of that part itself")
+        raise DataError(
+            f"{name}: has no split {split!r}, only named data ({', '.join(NAMES)}) have; pass "
+            f"the folder or file of that part itself"
+        )
 
 
 def _unknown(source: str, path: Path) -> str:
@@ -78,5 +91,7 @@ def _unknown(source: str, path: Path) -> str:
         return f"{source}: is neither a folder nor a .npy or .npz file; unpack or convert it first"
     close = difflib.get_close_matches(source.lower(), NAMES, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "check the path"
-    return (f"{source}: there is no data set of this name (known: {', '.join(NAMES)}), and no folder and no "
-            f"file at {path.absolute()}; {hint}")
+    return (
+        f"{source}: there is no data set of this name (known: {', '.join(NAMES)}), and no folder and no "
+        f"file at {path.absolute()}; {hint}"
+    )

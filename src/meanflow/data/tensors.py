@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.conditions import Cond
+from ..core.conditions import take as take_rows
 from . import fingerprint
-from .conditions import check_classes, check_cond, take_cond
-from .dataset import Cond
+from .conditions import check_classes, check_cond
 from .rows import as_rows, take
 from .values import check_dtype, check_floats, check_shape
 
@@ -28,9 +29,16 @@ class Tensors:
     Raises DataError, which names the first offending row, for data that would spoil a training run.
     """
 
-    def __init__(self, x: Tensor | np.ndarray[Any, Any], cond: object = None, *, classes: int | None = None,
-                 class_names: Sequence[str] | None = None, image: bool | None = None,
-                 source: str = "tensors") -> None:
+    def __init__(
+        self,
+        x: Tensor | np.ndarray[Any, Any],
+        cond: object = None,
+        *,
+        classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        image: bool | None = None,
+        source: str = "tensors",
+    ) -> None:
         rows = as_rows(x, f"{source}: x")
         self.image = check_shape(rows, image, source)
         check_dtype(rows, self.image, source)
@@ -52,12 +60,18 @@ class Tensors:
         """Samples float32 [B, *shape] and their conditions."""
         index = torch.as_tensor(indices, dtype=torch.int64, device="cpu")
         x = take(self._rows, index).float()
-        return x.div_(127.5).sub_(1) if self._is_bytes else x, take_cond(self._cond, index)
+        return x.div_(127.5).sub_(1) if self._is_bytes else x, take_rows(self._cond, index)
 
     def description(self) -> dict[str, Any]:
         """Kind, source, length, shape, classes and fingerprint, ready for JSON."""
-        return {"kind": "tensors", "source": self.source, "length": len(self), "shape": list(self.shape),
-                "classes": self.classes, "fingerprint": self._fingerprint}
+        return {
+            "kind": "tensors",
+            "source": self.source,
+            "length": len(self),
+            "shape": list(self.shape),
+            "classes": self.classes,
+            "fingerprint": self._fingerprint,
+        }
 
     @property
     def _is_bytes(self) -> bool:

@@ -12,21 +12,24 @@ from .errors import DataError
 from .rows import Rows, blocks, dtype_of, sampled_rows
 
 CHANNELS = (1, 3)
-RANGE_TOLERANCE = 1e-3      # rounding of float16 and of x / 127.5 - 1, with room to spare
-MAPPED_BYTES = 256 * 2**20    # our choice: a memory map above this is looked at in strided rows only
+RANGE_TOLERANCE = 1e-3  # rounding of float16 and of x / 127.5 - 1, with room to spare
+MAPPED_BYTES = 256 * 2**20  # our choice: a memory map above this is looked at in strided rows only
 
 
 def check_shape(x: Rows, image: bool | None, where: str) -> bool:
     """Whether the samples are images: as `image` says, else with 4 dimensions and 1 or 3 channels."""
     shape = list(x.shape)
     if x.ndim < 2:
-        raise DataError(f"{where}: x has shape {shape}, wanted [N, ...] with at least one dimension a "
-                        f"sample; pass x[:, None] for single numbers")
+        raise DataError(
+            f"{where}: x has shape {shape}, wanted [N, ...] with at least one dimension a "
+            f"sample; pass x[:, None] for single numbers"
+        )
     if 0 in shape:
         raise DataError(f"{where}: x has shape {shape} and so holds no values; pass at least one sample")
     if image and x.ndim != 4:
-        raise DataError(f"{where}: image=True wants x of shape [N, C, H, W], got {shape}; "
-                        f"pass x[:, None] for grey images [N, H, W]")
+        raise DataError(
+            f"{where}: image=True wants x of shape [N, C, H, W], got {shape}; pass x[:, None] for grey images [N, H, W]"
+        )
     return image if image is not None else x.ndim == 4 and shape[1] in CHANNELS
 
 
@@ -34,12 +37,16 @@ def check_dtype(x: Rows, image: bool, where: str) -> None:
     """DataError unless x is floating point, or uint8 and an image."""
     dtype = dtype_of(x)
     if dtype == torch.uint8 and not image:
-        raise DataError(f"{where}: uint8 x of shape {list(x.shape)} is no image [N, C, H, W] with 1 or 3 "
-                        f"channels; pass image=True for other channels, x.permute(0, 3, 1, 2) for channels "
-                        f"last, x[:, None] for grey [N, H, W], or x.float() for data that are no images")
+        raise DataError(
+            f"{where}: uint8 x of shape {list(x.shape)} is no image [N, C, H, W] with 1 or 3 "
+            f"channels; pass image=True for other channels, x.permute(0, 3, 1, 2) for channels "
+            f"last, x[:, None] for grey [N, H, W], or x.float() for data that are no images"
+        )
     if dtype != torch.uint8 and not dtype.is_floating_point:
-        raise DataError(f"{where}: x has dtype {dtype}, wanted floats or uint8 images; convert it, e.g. "
-                        f"x.float() scaled as you need, or x.to(torch.uint8) for images in 0 to 255")
+        raise DataError(
+            f"{where}: x has dtype {dtype}, wanted floats or uint8 images; convert it, e.g. "
+            f"x.float() scaled as you need, or x.to(torch.uint8) for images in 0 to 255"
+        )
 
 
 @dataclass
@@ -71,17 +78,24 @@ def check_floats(x: Rows, image: bool, where: str) -> None:
         extent.add(numbers, block.float())
     if extent.bad:
         total = len(index) * math.prod(x.shape[1:])
-        raise DataError(f"{where}: {extent.bad} of {total} values of x are NaN or Inf (as float32), first in "
-                        f"row {extent.first_bad_row}; remove such rows or mend them at their source")
+        raise DataError(
+            f"{where}: {extent.bad} of {total} values of x are NaN or Inf (as float32), first in "
+            f"row {extent.first_bad_row}; remove such rows or mend them at their source"
+        )
     if image:
         _check_range(extent.lowest, extent.highest, where)
 
 
 def _check_range(low: float, high: float, where: str) -> None:
     if low < -1 - RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
-        hint = ("this looks like [0, 255]: pass x / 127.5 - 1, or x.to(torch.uint8)" if low >= 0 and high > 2
-                else "rescale them, or pass image=False if these are no images (e.g. latents)")
+        hint = (
+            "this looks like [0, 255]: pass x / 127.5 - 1, or x.to(torch.uint8)"
+            if low >= 0 and high > 2
+            else "rescale them, or pass image=False if these are no images (e.g. latents)"
+        )
         raise DataError(f"{where}: float images must lie in [-1, 1], got [{low:.4g}, {high:.4g}]; {hint}")
     if low >= 0 and high > 0.5:
-        warnings.warn(f"{where}: float images in [{low:.4g}, {high:.4g}] look like [0, 1], wanted [-1, 1]; "
-                      f"use x * 2 - 1", stacklevel=4)
+        warnings.warn(
+            f"{where}: float images in [{low:.4g}, {high:.4g}] look like [0, 1], wanted [-1, 1]; use x * 2 - 1",
+            stacklevel=4,
+        )

@@ -58,7 +58,9 @@ class DigitsJudge:
         )
 
 
-def draw(net: nn.Module, n: int, steps: int, *, classes: int, first_seed: int = 0, batch: int = 500) -> tuple[Tensor, Tensor]:  # fmt: skip
+def draw(
+    net: nn.Module, n: int, steps: int, *, classes: int, first_seed: int = 0, batch: int = 500
+) -> tuple[Tensor, Tensor]:
     """n samples with balanced classes, sample i from seed first_seed + i; x [n, *shape] and labels [n]."""
     device = next(net.parameters()).device
     labels = torch.arange(n) % classes
@@ -70,7 +72,9 @@ def draw(net: nn.Module, n: int, steps: int, *, classes: int, first_seed: int = 
     return torch.cat(parts), labels
 
 
-def evaluate_digits(nets: dict[str, nn.Module], steps: list[int], *, samples: int = 2000, first_seed: int = 1_000_000) -> dict[str, Any]:  # fmt: skip
+def evaluate_digits(
+    nets: dict[str, nn.Module], steps: list[int], *, samples: int = 2000, first_seed: int = 1_000_000
+) -> dict[str, Any]:
     """Rows for every net and number of calls, with the protocol they follow; JSON-able.
 
     The seeds start at a million: no sample is one of the grids that training shows.
@@ -113,14 +117,22 @@ def table(result: dict[str, Any]) -> str:
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     ]
     p = result["protocol"]
-    return "\n".join([*text, "", (
-        f"protocol {p['name']}: {p['samples']} samples, {p['labels']} labels, {p['features']}, against "
-        f"{p['reference']}; classifier right on {p['classifier_accuracy_held_out']:.1%} of them"
-    )])  # fmt: skip
+    return "\n".join(
+        [
+            *text,
+            "",
+            (
+                f"protocol {p['name']}: {p['samples']} samples, {p['labels']} labels, {p['features']}, against "
+                f"{p['reference']}; classifier right on {p['classifier_accuracy_held_out']:.1%} of them"
+            ),
+        ]
+    )
 
 
 def _all(data: Dataset) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from .layers import (
     ConditionEmbedding,
     Conditioning,
     IntervalEmbedding,
+    TimeEmbedding,
     modulate,
     normalize,
     patchify,
@@ -70,9 +71,7 @@ class DiT(nn.Module):
         self.shape, self.patch = _checked_shape(shape, patch), patch
         c, h, w = self.shape
         self.tokens = nn.Linear(patch * patch * c, width)
-        self.register_buffer(
-            "positions", sincos_positions(width, h // patch, w // patch), persistent=False
-        )
+        self.register_buffer("positions", sincos_positions(width, h // patch, w // patch), persistent=False)
         self.interval = IntervalEmbedding(width, conditioning)
         self.condition = ConditionEmbedding(width, classes, condition_features)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
@@ -119,11 +118,14 @@ class DiT(nn.Module):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        for embedding in self.interval.embeddings:
-            nn.init.normal_(embedding.hidden.weight, std=0.02)
-            nn.init.normal_(embedding.out.weight, std=0.02)
-        for layer in [*(block.modulation for block in self.blocks), self.final_modulation, self.final]:
-            nn.init.zeros_(layer.weight)
+        for module in self.modules():
+            if isinstance(module, TimeEmbedding):
+                nn.init.normal_(module.hidden.weight, std=0.02)
+                nn.init.normal_(module.out.weight, std=0.02)
+            elif isinstance(module, Block):
+                nn.init.zeros_(module.modulation.weight)
+        nn.init.zeros_(self.final_modulation.weight)
+        nn.init.zeros_(self.final.weight)
 
 
 class Block(nn.Module):

@@ -19,6 +19,8 @@ class TimeEmbedding(nn.Module):
     Times are not multiplied by 1000: the derivative of the embedding would grow by the same factor.
     """
 
+    frequencies: Tensor
+
     def __init__(self, width: int, features: int = 256, max_period: float = 10_000.0) -> None:
         super().__init__()
         half = features // 2
@@ -82,9 +84,7 @@ class ConditionEmbedding(nn.Module):
             )
         if self.table is not None:
             if cond.is_floating_point() or cond.shape != like.shape[:1]:
-                raise ValueError(
-                    f"class labels must be integers [{len(like)}], got {cond.dtype} {list(cond.shape)}"
-                )
+                raise ValueError(f"class labels must be integers [{len(like)}], got {cond.dtype} {list(cond.shape)}")
             return self.table(cond)
         assert self.linear is not None
         return self.linear(cond.to(self.linear.weight.dtype))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..core.conditions import Cond, Null, null_like, where
 from ..core.path import check_samples, check_times
+from ..core.weighting import AdaptiveWeight
 
 
 class Output(NamedTuple):
@@ -23,6 +24,7 @@ class Output(NamedTuple):
 class Objective(nn.Module):
     """A network with what is minimised over it; wrap this, never the network, in DDP or FSDP."""
 
+    weighting: AdaptiveWeight
     field: str  # "average" when sampling may jump over intervals, "instantaneous" when only Euler steps are right
 
     def __init__(self, net: nn.Module, null: Null = None) -> None:

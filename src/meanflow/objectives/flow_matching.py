@@ -60,9 +60,7 @@ class FlowMatching(Objective):
             dropped = draw_dropped(len(x), self.drop_share, self.drop_rows, generator, x.device)
         return self._loss(x, cond, noise, t, dropped)
 
-    def loss(
-        self, x: Tensor, cond: Cond = None, *, noise: Tensor, t: Tensor, dropped: Tensor | None = None
-    ) -> Output:
+    def loss(self, x: Tensor, cond: Cond = None, *, noise: Tensor, t: Tensor, dropped: Tensor | None = None) -> Output:
         """The loss for given noise [B, *shape], times t [B] and dropped rows [B]; deterministic."""
         check_batch(x, noise, t, t)
         return self._loss(x, cond, noise, t, dropped)

@@ -86,9 +86,9 @@ class MeanFlow(Objective):
         return self._loss(x, cond, noise, Pairs(t, r, None), dropped)
 
     def _loss(self, x: Tensor, cond: Cond, noise: Tensor, times: Pairs, dropped: Tensor | None) -> Output:
-        if times.equal is None:
-            return self._loss_in_order(x, cond, noise, times, dropped)
         t, r, equal = times
+        if equal is None:
+            return self._loss_in_order(x, cond, noise, times, dropped)
         z, v = interpolate(x, noise, t), conditional_velocity(x, noise)
         v_target = self._guided(z, v, t, cond, dropped)
         u, dudt = predict(
@@ -107,13 +107,9 @@ class MeanFlow(Objective):
         weight = self.weighting(squared)
         v_error = squared_norm(u.detach() - v)
         parts = _parts(squared, v_error, weight, u, dudt, equal)
-        return Output(
-            (weight * squared).mean(), parts, {"squared_error": squared.detach(), "v_error": v_error}
-        )
+        return Output((weight * squared).mean(), parts, {"squared_error": squared.detach(), "v_error": v_error})
 
-    def _loss_in_order(
-        self, x: Tensor, cond: Cond, noise: Tensor, times: Pairs, dropped: Tensor | None
-    ) -> Output:
+    def _loss_in_order(self, x: Tensor, cond: Cond, noise: Tensor, times: Pairs, dropped: Tensor | None) -> Output:
         """Bring the rows with r = t to the front, and the results per row back."""
         late = times.r < times.t
         order = torch.argsort(late.to(torch.uint8), stable=True)
@@ -139,9 +135,7 @@ class MeanFlow(Objective):
         return torch.where(dropped.reshape(-1, *[1] * (v.ndim - 1)), v, guided)
 
 
-def _parts(
-    squared: Tensor, v_error: Tensor, weight: Tensor, u: Tensor, dudt: Tensor, equal: int
-) -> dict[str, Tensor]:
+def _parts(squared: Tensor, v_error: Tensor, weight: Tensor, u: Tensor, dudt: Tensor, equal: int) -> dict[str, Tensor]:
     """Raw means per dimension: mse_v on the r = t rows, mse_u on the r < t rows, and how large du/dt is."""
     size = u[0].numel()
     parts = {"weight": mean(weight)}

@@ -58,10 +58,13 @@ def fit(
 
 def _train(objective: Objective, data: Dataset, folder: Path, s: Training, device: torch.device) -> Run:
     optimizer, ema = _optimizer(objective, s), EMA(objective, s.ema)
-    step = resume(folder, objective, optimizer, ema)
-    generator = torch.Generator(device)
-    log = Log(folder, images=s.images, start=min(step * s.batch, s.images), every=s.log_every, batch=s.batch)
-    with StopSignal() as stop, log, closing(batches(data, s.batch, seed=s.seed, start=step * s.batch)) as stream:
+    step, carried = resume(folder, objective, optimizer, ema)
+    generator, log = torch.Generator(device), Log(folder, s, step, carried)
+    with (
+        StopSignal() as stop,
+        log,
+        closing(batches(data, s.batch, seed=s.seed, start=step * s.batch)) as stream,
+    ):
         while step < s.steps:
             x, cond = next(stream)
             # Every draw of a step follows from (seed, step): a resumed run needs no generator's state.
@@ -71,11 +74,11 @@ def _train(objective: Objective, data: Dataset, folder: Path, s: Training, devic
             parts = _step(objective, optimizer, x.to(device), _to(cond, device), generator, lr, s.clip)
             ema.update()
             step += 1
-            log.step(step * s.batch, parts, lr)
-            if _due(step, s, s.grid_every):
+            log.step(step, parts, lr)
+            if s.due(step, s.grid_every):
                 _save_grid(objective, ema, data, folder, step * s.batch, device)
-            if _due(step, s, s.save_every) or stop.received:
-                save_state(folder, objective, optimizer, ema, step, s)
+            if s.due(step, s.save_every) or stop.received:
+                save_state(folder, objective, optimizer, ema, step, s, log.carried())
             if stop.received:
                 break
     images = min(step * s.batch, s.images)
@@ -116,11 +119,6 @@ def learning_rate(s: Training, step: int) -> float:
 def _optimizer(objective: Objective, s: Training) -> torch.optim.Optimizer:
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[s.optimizer]
     return kind(objective.parameters(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay)
-
-
-def _due(step: int, s: Training, every: int) -> bool:
-    """Whether an interval of `every` images ended with this step; the last step always counts."""
-    return step == s.steps or (step * s.batch) // every > ((step - 1) * s.batch) // every
 
 
 def _check(objective: Objective, data: Dataset, device: torch.device) -> None:

@@ -79,9 +79,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     if config.get("format") != FORMAT:
-        raise ValueError(
-            f"{file} has format {config.get('format')}, this version of meanflow reads {FORMAT}"
-        )
+        raise ValueError(f"{file} has format {config.get('format')}, this version of meanflow reads {FORMAT}")
     return config
 
 
@@ -90,21 +88,28 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [k for k in {**old, **new} if not (path == "training" and k in FREE)]
         return [
-            line
-            for key in keys
-            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if old == new else [f"{path}: {old} -> {new}"]
 
 
-def save_state(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, ema: EMA, step: int,
-               settings: Training) -> Path:  # fmt: skip
+def save_state(
+    folder: Path,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    ema: EMA,
+    step: int,
+    settings: Training,
+    carried: dict[str, Any],
+) -> Path:
     """Write a checkpoint after `step` steps; raises FloatingPointError instead of saving weights that are not
     finite."""
     weights = objective.state_dict()
     bad = [name for name, value in weights.items() if not bool(value.isfinite().all())]
     if bad:
-        raise FloatingPointError(f"weights are not finite (first: {bad[0]}); nothing was saved over the last checkpoint")
+        raise FloatingPointError(
+            f"weights are not finite (first: {bad[0]}); nothing was saved over the last checkpoint"
+        )
     moments = {
         f"{index}.{name}": torch.as_tensor(value)
         for index, state in optimizer.state_dict()["state"].items()
@@ -113,14 +118,17 @@ def save_state(folder: Path, objective: Objective, optimizer: torch.optim.Optimi
     files = {WEIGHTS: weights, TRAINING: moments}
     files |= {_ema_file(decay): average for decay, average in ema.averages.items()}
     images = min(step * settings.batch, settings.images)
-    state = {"step": step, "images": images, "ema_updates": ema.updates}
+    state = {"step": step, "images": images, "ema_updates": ema.updates, "metrics": carried}
     return checkpoint.save(folder / "checkpoints", f"{images:012d}", files, state, settings.keep)
 
 
-def resume(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, ema: EMA) -> int:
-    """Restore the newest whole checkpoint and return its step, 0 when there is none.
+def resume(
+    folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, ema: EMA
+) -> tuple[int, dict[str, Any]]:
+    """Restore the newest whole checkpoint; its step and the metrics gathered since the last record.
 
-    A damaged newest one is said loudly and the one before is taken; raises CheckpointError when all are.
+    Without a checkpoint the step is 0. A damaged newest one is said loudly and the one before is taken;
+    raises CheckpointError when all are damaged.
     """
     found = checkpoint.checkpoints(folder / "checkpoints")
     for path in reversed(found):
@@ -136,14 +144,20 @@ def resume(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer,
         for decay, average in averages.items():
             ema.load(decay, average)
         ema.updates = state["ema_updates"]
-        return int(state["step"])
+        return int(state["step"]), state["metrics"]
     if found:
         raise CheckpointError(f"no checkpoint in {folder / 'checkpoints'} is whole; train in another folder")
-    return 0
+    return 0, {}
 
 
-def load(run: str | Path, *, ema: float | None = None, raw: bool = False, net: nn.Module | None = None,
-         device: torch.device | str = "cpu") -> nn.Module:  # fmt: skip
+def load(
+    run: str | Path,
+    *,
+    ema: float | None = None,
+    raw: bool = False,
+    net: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
     """The trained network of a run, in eval mode, with averaged weights; call it with net(z, t=, r=, cond=).
 
     ema: which average, by decay; None takes the run's first. raw: the weights without averaging. net: an
@@ -170,7 +184,8 @@ def load(run: str | Path, *, ema: float | None = None, raw: bool = False, net: n
 
 
 def _guidance(saved: dict[str, Any]) -> Guidance:
-    return Guidance(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k != "type"})
+    low, high = saved["interval"]
+    return Guidance(saved["scale"], saved["mix"], (low, high), saved["drop"], saved["drop_rows"])
 
 
 def _built(config: dict[str, Any]) -> nn.Module:

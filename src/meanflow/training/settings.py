@@ -63,6 +63,10 @@ class Training:
         """Optimiser steps of the whole run."""
         return -(-self.images // self.batch)
 
+    def due(self, step: int, every: int) -> bool:
+        """Whether an interval of `every` images ended with step number `step` (from 1); the last step always counts."""
+        return step == self.steps or (step * self.batch) // every > ((step - 1) * self.batch) // every
+
 
 # What may change between a run and its continuation without changing what is computed.
 FREE = ("device", "save_every", "grid_every", "log_every", "keep")
