@@ -168,7 +168,8 @@ def _train(words: list[str]) -> int:
     if run.stopped is not None:
         print(f"stopped by {run.stopped} after {run.images:,} images; saved. The same command again goes on.")
         return 128 + signal.Signals[run.stopped]
-    print(f"trained on {run.images:,} images. Next: meanflow sample {out}; meanflow evaluate {out}")
+    judge = f"meanflow evaluate {out}" if s.data == "digits" else f"the newest grid in {out / 'grids'}"
+    print(f"trained on {run.images:,} images. Next: meanflow sample {out}; {judge}")
     return 0
 
 
@@ -182,8 +183,6 @@ def _introduce(name: str, objective: Objective, data: Dataset, out: Path) -> Non
     guidance = getattr(objective, "guidance", None)
     if guidance is not None:
         print(f"guidance: {guidance}")
-    if objective.weighting.p == 1:
-        print("note: with p = 1 the weighted loss is about 1 by construction; watch mse_v (r = t rows) and mse_u.")
 
 
 def _sample(words: list[str]) -> int:

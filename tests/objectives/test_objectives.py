@@ -184,6 +184,20 @@ def test_networks_that_break_the_contract_are_found(mistake, message):
         check_network(MeanFlow(Broken(mistake)), torch.randn(3, 4))
 
 
+def test_networks_in_half_precision_and_with_another_call_are_explained():
+    with pytest.raises(ValueError, match=r"torch\.bfloat16.*float32"):
+        check_network(MeanFlow(Broken("none").bfloat16()), torch.randn(3, 4))
+
+    class Positional(nn.Module):
+        def forward(self, z, t, r):
+            return z
+
+    with pytest.raises(ValueError, match=r"net\(z, t=t, r=r, cond=cond\)"):
+        check_network(MeanFlow(Positional()), torch.randn(3, 4))
+    with pytest.raises(ValueError, match=r"127\.5"):
+        MeanFlow(MLP((4,)))(torch.zeros(3, 4, dtype=torch.uint8))
+
+
 def test_sound_networks_pass_whatever_their_zeros():
     check_network(MeanFlow(Broken("none")), torch.randn(3, 4))
     for conditioning in ("t,r", "t,t-r", "t,r,t-r", "t-r"):

@@ -176,6 +176,19 @@ def test_another_run_in_the_folder_is_named_by_what_differs(tmp_path):
         mf.fit(objective(weighting=mf.AdaptiveWeight(0.5)), points(), out=tmp_path / "run", images=64, batch=64)
 
 
+def test_a_run_of_constant_learning_rate_can_be_lengthened(tmp_path):
+    """It ends as the longer run would have ended; with a cosine the length is part of the run."""
+    for folder, lengths in (("short", (256, 512)), ("long", (512,))):
+        for images in lengths:
+            torch.manual_seed(0)
+            mf.fit(objective(), points(), out=tmp_path / folder, images=images, batch=64)
+    short, long = weights(tmp_path / "short"), weights(tmp_path / "long")
+    assert all(torch.equal(short[f][n], long[f][n]) for f in long for n in long[f])
+    mf.fit(objective(), points(), out=tmp_path / "cosine", images=256, batch=64, schedule="cosine")
+    with pytest.raises(ValueError, match=r"training\.images: 256 -> 512"):
+        mf.fit(objective(), points(), out=tmp_path / "cosine", images=512, batch=64, schedule="cosine")
+
+
 def test_a_folder_with_other_things_is_not_written_to(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match="not empty and holds no run"):
@@ -221,12 +234,6 @@ mf.fit(mf.MeanFlow(net), data, out=sys.argv[1], images=int(sys.argv[2]), batch=6
     first = subprocess.run([sys.executable, "-c", script, str(out), "64"], capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     before = weights(out)
-    config = json.loads((out / "config.json").read_text())
-    config["training"]["images"] = 128
-    (out / "config.json").write_text(json.dumps(config))
-    script = script.replace("images=64, batch=64)", "images=128, batch=64)", 1).replace(
-        "mf.fit(mf.MeanFlow(net), data, out=sys.argv[1], images=128, batch=64)\n", ""
-    )
     second = subprocess.run([sys.executable, "-c", script, str(out), "128"], capture_output=True, text=True)
     assert second.returncode != 0
     assert "could not save checkpoint" in second.stderr and "untouched" in second.stderr
@@ -308,6 +315,17 @@ def test_own_loop_needs_nothing_but_the_objective():
         mean_flow(x).loss.backward()
         optimizer.step()
     assert not torch.equal(before, mean_flow.net.last.weight)
+
+
+def test_guidance_at_sampling_needs_a_field_without_condition(tmp_path):
+    data = (points(), torch.arange(64) % 2)
+    for drop in (0.0, 0.5):
+        net = mf.nets.MLP((2,), width=8, depth=1, classes=2)
+        mf.fit(mf.FlowMatching(net, drop=drop), data, out=tmp_path / f"run{drop}", images=64, batch=64)
+    labels = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="never saw a dropped condition"):
+        mf.sample(mf.load(tmp_path / "run0.0"), torch.randn(2, 2), labels, guidance=2.0)
+    assert mf.sample(mf.load(tmp_path / "run0.5"), torch.randn(2, 2), labels, guidance=2.0).isfinite().all()
 
 
 def test_loading_what_is_no_run(tmp_path):

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .conditions import Cond, take
+from .dual import NotDual, dual_jvp
 from .path import like
 
 Mode = Literal["exact", "no_grad", "finite_difference"]
 MODES: tuple[str, ...] = ("exact", "no_grad", "finite_difference")
+# A direction (dz, dt, dr) in (z, t, r); None stands for zero.
+Step = tuple[Tensor, Tensor | None, Tensor | None]
+# Networks that dual tensors cannot follow, found out on their first derivative.
+_UNFOLLOWED: WeakSet[Any] = WeakSet()
 
 
 class Net(Protocol):
@@ -70,9 +76,9 @@ def predict(
 ) -> tuple[Tensor, Tensor]:
     """u [B, *shape] with a graph, and du/dt [B - equal, *shape] without one, for the rows after `equal`.
 
-    The first `equal` rows have r = t: du/dt is multiplied by t - r = 0 there and is not computed.
-    du/dt is the JVP of u(z, r, t) with tangent (v, *tangent); (0, 1) for (r, t) is right, others are the
-    paper's counter-examples. Source: arXiv:2505.13447, eq. 8 and table 1b.
+    The first `equal` rows have r = t: du/dt is multiplied by t - r = 0 there and is not computed. v is the velocity
+    [B - equal, *shape] of the rows after them. du/dt is the JVP of u(z, r, t) with tangent (v, *tangent); (0, 1) for
+    (r, t) is right, others are the paper's counter-examples. Source: arXiv:2505.13447, eq. 8 and table 1b.
     mode: "exact" (forward-mode derivative, prediction and derivative in one pass), "no_grad" (the derivative
     in a pass of its own that stores nothing), "finite_difference" (central, for layers without forward-mode
     differentiation; error of order step^2).
@@ -83,7 +89,7 @@ def predict(
     z_late, t_late, r_late, cond_late = z[late], t[late], r[late], take(cond, late)
     if equal == len(z):
         return call(net, z, t, r, cond), torch.zeros_like(z_late)
-    step = (v[late], torch.full_like(t_late, tangent[1]), torch.full_like(r_late, tangent[0]))
+    step = (v, _constant(t_late, tangent[1]), _constant(r_late, tangent[0]))
     if mode == "exact":
         u_late, dudt = jvp(net, z_late, t_late, r_late, cond_late, step)
         if equal == 0:
@@ -98,10 +104,8 @@ def predict(
     return call(net, z, t, r, cond), dudt
 
 
-def jvp(
-    net: Net, z: Tensor, t: Tensor, r: Tensor, cond: Cond, step: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """u and its derivative along step = (dz, dt, dr), by forward-mode differentiation.
+def jvp(net: Net, z: Tensor, t: Tensor, r: Tensor, cond: Cond, step: Step) -> tuple[Tensor, Tensor]:
+    """u with a graph, and its derivative along step = (dz, dt, dr) without one, by forward-mode differentiation.
 
     Raises RuntimeError naming the layer that has no forward-mode derivative.
     """
@@ -109,14 +113,26 @@ def jvp(
     def u_of(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         return call(net, z, t, r, cond)
 
+    try:
+        if net in _UNFOLLOWED or torch.compiler.is_compiling():
+            return _func_jvp(u_of, (z, t, r), step)
+        with _rng_back_on(NotDual, z):
+            return dual_jvp(u_of, (z, t, r), step)
+    except NotDual:
+        _UNFOLLOWED.add(net)
+        return jvp(net, z, t, r, cond, step)
+    except (NotImplementedError, RuntimeError) as error:
+        if not _lacks_forward_ad(error):
+            raise
+        raise RuntimeError(_blame(net, u_of, (z, t, r), step, error)) from error
+
+
+def _func_jvp(u_of: Callable[..., Tensor], at: tuple[Tensor, ...], step: Step) -> tuple[Tensor, Tensor]:
+    """The same through torch.func.jvp: for what dual tensors cannot follow, and under torch.compile."""
+    tangents = tuple(torch.zeros_like(p) if d is None else d for p, d in zip(at, step, strict=True))
     # Of the fused attention kernels only MATH has a forward-mode derivative.
     with sdpa_kernel(SDPBackend.MATH):
-        try:
-            u, dudt = torch.func.jvp(u_of, (z, t, r), step)[:2]
-        except (NotImplementedError, RuntimeError) as error:
-            if not _lacks_forward_ad(error):
-                raise
-            raise RuntimeError(_blame(net, u_of, (z, t, r), step, error)) from error
+        u, dudt = torch.func.jvp(u_of, at, tangents)[:2]
     return u, dudt.detach()
 
 
@@ -126,7 +142,7 @@ def central_difference(
     t: Tensor,
     r: Tensor,
     cond: Cond,
-    step: tuple[Tensor, Tensor, Tensor],
+    step: Step,
     width: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """u at the midpoint of two shifted calls and its derivative along step, error of order width^2.
@@ -135,10 +151,15 @@ def central_difference(
     balance. Times leave [0, 1] by at most the width.
     """
     h = width or float(torch.finfo(z.dtype).eps) ** (1 / 3)
-    dz, dt, dr = step
+
+    def u_at(side: float) -> Tensor:
+        shifted = (p if d is None else p + side * d for p, d in zip((z, t, r), step, strict=True))
+        z_, t_, r_ = shifted
+        return call(net, z_, t_, r_, cond)
+
     with _forked_rng(z):
-        ahead = call(net, z + h * dz, t + h * dt, r + h * dr, cond)
-    behind = call(net, z - h * dz, t - h * dt, r - h * dr, cond)
+        ahead = u_at(h)
+    behind = u_at(-h)
     return (ahead + behind) / 2, ((ahead - behind) / (2 * h)).detach()
 
 
@@ -149,6 +170,24 @@ def mean_velocity_target(v: Tensor, dudt: Tensor, t: Tensor, r: Tensor) -> Tenso
     """
     # u = v - (t - r) du/dt
     return v - like(t - r, v) * dudt
+
+
+def _constant(time: Tensor, value: float) -> Tensor | None:
+    return None if value == 0 else torch.full_like(time, value)
+
+
+@contextmanager
+def _rng_back_on(kind: type[Exception], z: Tensor) -> Iterator[None]:
+    """Undo the random draws of an attempt that ends with an exception of this kind."""
+    state = torch.cuda.get_rng_state(z.device) if z.is_cuda else torch.get_rng_state()
+    try:
+        yield
+    except kind:
+        if z.is_cuda:
+            torch.cuda.set_rng_state(state, z.device)
+        else:
+            torch.set_rng_state(state)
+        raise
 
 
 def _forked_rng(z: Tensor) -> AbstractContextManager[None]:
@@ -171,7 +210,7 @@ def _lacks_forward_ad(error: Exception) -> bool:
     )
 
 
-def _blame(net: Net, u_of: Callable[..., Tensor], at: tuple, step: tuple, error: Exception) -> str:
+def _blame(net: Net, u_of: Callable[..., Tensor], at: tuple[Tensor, ...], step: Step, error: Exception) -> str:
     """Name the innermost module that was running when the forward-mode derivative failed."""
     running: list[str] = []
     hooks = []
@@ -182,7 +221,7 @@ def _blame(net: Net, u_of: Callable[..., Tensor], at: tuple, step: tuple, error:
             hooks.append(module.register_forward_hook(lambda *_: running.pop() and None))
     try:
         with torch.no_grad():
-            torch.func.jvp(u_of, at, step)
+            _func_jvp(u_of, at, step)
     except (NotImplementedError, RuntimeError):
         pass
     finally:

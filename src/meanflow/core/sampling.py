@@ -99,6 +99,11 @@ class GuidedField(nn.Module):
                 f"this network was trained with guidance inside ({trained}); guidance={scale:g} at sampling "
                 "would guide twice. Leave guidance out, or train with another scale"
             )
+        if getattr(net, "dropped", None) == 0:
+            raise ValueError(
+                f"guidance={scale:g} needs the field without condition, but this network never saw a dropped "
+                "condition; train with Guidance(scale=1.0, drop=0.1), or with the guidance inside"
+            )
         self.net, self.scale = net, scale
         self.null = getattr(net, "null", None) if null is None else null
 

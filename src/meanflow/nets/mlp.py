@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.conditions import Cond
-from .layers import ConditionEmbedding, Conditioning, IntervalEmbedding, normalize
+from .layers import ConditionEmbedding, Conditioning, IntervalEmbedding
 
 
 class MLP(nn.Module):
@@ -76,5 +76,5 @@ class MLPBlock(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x, c [B, width] -> [B, width]."""
         shift, scale = self.modulation(c).chunk(2, dim=1)
-        hidden = normalize(x) * (1 + scale) + shift
+        hidden = x * (1 + scale) + shift
         return x + self.down(F.silu(self.up(F.silu(hidden))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..core.conditions import Cond, take
@@ -21,6 +21,7 @@ def check_network(objective: Objective, x: Tensor, cond: Cond = None) -> None:
     """
     x, cond = x[:2], take(cond, slice(0, 2))
     check_labels(objective, cond)
+    _check_precision(objective.net)
     average = objective.field == "average"
     net = _Filled(objective.net)
     t = torch.full((len(x),), 0.7, device=x.device, dtype=x.dtype)
@@ -43,10 +44,20 @@ def check_labels(objective: Objective, cond: Cond) -> None:
         )
 
 
-class _Filled:
+def _check_precision(net: nn.Module) -> None:
+    for name, p in net.named_parameters():
+        if p.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"the parameter {name} is {p.dtype}: small updates are lost in it, and du/dt has errors of 50 % and "
+                "more when the times are rounded. Keep the weights in float32 (net.float())"
+            )
+
+
+class _Filled(nn.Module):
     """The network with noise in its all-zero parameters."""
 
-    def __init__(self, net: torch.nn.Module) -> None:
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.net = net
         self.fill = {
@@ -55,8 +66,13 @@ class _Filled:
             if not bool(p.any())
         }
 
-    def __call__(self, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
-        return functional_call(self.net, self.fill, (z,), {"t": t, "r": r, "cond": cond})
+    def forward(self, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
+        try:
+            return functional_call(self.net, self.fill, (z,), {"t": t, "r": r, "cond": cond})
+        except TypeError as error:
+            if "argument" not in str(error):
+                raise
+            raise ValueError(f"the network must take the call net(z, t=t, r=r, cond=cond): {error}") from error
 
 
 def _check_time(net: _Filled, x: Tensor, t: Tensor, r: Tensor, cond: Cond, name: str, exact: bool) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..core.conditions import Cond, Null
 from ..core.derivative import call
 from ..core.guidance import draw_dropped
-from ..core.path import conditional_velocity, interpolate
+from ..core.path import check_samples, conditional_velocity, interpolate
 from ..core.times import LogitNormal, TimeDistribution
 from ..core.weighting import AdaptiveWeight, squared_norm
 from .base import Objective, Output, check_batch, mean, plain
@@ -53,6 +53,7 @@ class FlowMatching(Objective):
 
     def forward(self, x: Tensor, cond: Cond = None, *, generator: torch.Generator | None = None) -> Output:
         """Draw times and noise for data x [B, *shape] and return the loss."""
+        check_samples(x)
         t = self.time.draw(len(x), generator, x.device).to(x.dtype)
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         dropped = None

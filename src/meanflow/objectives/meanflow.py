@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..core.conditions import Cond, Null, null_like, take
 from ..core.derivative import MODES, Mode, call, evaluating, mean_velocity_target, predict
 from ..core.guidance import Guidance
-from ..core.path import conditional_velocity, interpolate
+from ..core.path import check_samples, conditional_velocity, interpolate
 from ..core.times import Pairs, Times
 from ..core.weighting import AdaptiveWeight, squared_norm
 from .base import Objective, Output, check_batch, mean, plain
@@ -61,6 +61,7 @@ class MeanFlow(Objective):
 
     def forward(self, x: Tensor, cond: Cond = None, *, generator: torch.Generator | None = None) -> Output:
         """Draw times, noise and dropped rows for data x [B, *shape] and return the loss."""
+        check_samples(x)
         t, r, equal = self.times.draw(len(x), generator, x.device)
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         dropped = None
@@ -90,11 +91,13 @@ class MeanFlow(Objective):
         if equal is None:
             return self._loss_in_order(x, cond, noise, times, dropped)
         z, v = interpolate(x, noise, t), conditional_velocity(x, noise)
-        v_target = self._guided(z, v, t, cond, dropped)
+        early, late = slice(None, equal), slice(equal, None)
+        u_null = self._null_field(z, t, cond, dropped)
+        v_late = self._guided(late, z, v, t, cond, dropped, u_null)
         u, dudt = predict(
             self.net,
             z,
-            v_target,
+            v_late,
             t=t,
             r=r,
             cond=self.drop(cond, dropped),
@@ -102,8 +105,9 @@ class MeanFlow(Objective):
             mode=self.derivative,
             tangent=self.tangent,
         )
-        late = mean_velocity_target(v_target[equal:], dudt, t[equal:], r[equal:])
-        squared = squared_norm(u - torch.cat([v_target[:equal], late]))
+        v_early = self._guided(early, z, v, t, cond, dropped, u_null, u[early].detach())
+        target = torch.cat([v_early, mean_velocity_target(v_late, dudt, t[late], r[late])])
+        squared = squared_norm(u - target)
         weight = self.weighting(squared)
         v_error = squared_norm(u.detach() - v)
         parts = _parts(squared, v_error, weight, u, dudt, equal)
@@ -119,20 +123,59 @@ class MeanFlow(Objective):
         back = torch.argsort(order)
         return out._replace(rows={name: row[back] for name, row in out.rows.items()})
 
-    def _guided(self, z: Tensor, v: Tensor, t: Tensor, cond: Cond, dropped: Tensor | None) -> Tensor:
-        """Guided velocity where the condition is kept, v where it was dropped."""
+    def _null_field(self, z: Tensor, t: Tensor, cond: Cond, dropped: Tensor | None) -> Tensor | None:
+        """u(z, t, t, null) where guidance needs it: in the rows that keep their condition, zero elsewhere."""
         g = self.guidance
         if g is None or not (g.needs_cond or g.needs_null):
-            return v
+            return None
         if cond is None:
             raise ValueError(f"guidance ({g}) needs conditions, got cond=None; pass labels or guidance=None")
+        if not g.needs_null:
+            return None
+        return self._field(z, t, null_like(cond, self.null), None if dropped is None else ~dropped)
+
+    def _guided(
+        self,
+        rows: slice,
+        z: Tensor,
+        v: Tensor,
+        t: Tensor,
+        cond: Cond,
+        dropped: Tensor | None,
+        u_null: Tensor | None,
+        prediction: Tensor | None = None,
+    ) -> Tensor:
+        """Guided velocity of some rows where the condition is kept, v where it was dropped.
+
+        prediction: what the network predicted there. On rows with r = t that is u(z, t, t, c), unless dropout
+        was active: guidance is evaluated without.
+        """
+        g, v, t = self.guidance, v[rows], t[rows]
+        if g is None or not (g.needs_cond or g.needs_null):
+            return v
+        kept = None if dropped is None else ~dropped[rows]
+        u_cond = None
+        if g.needs_cond:
+            u_cond = prediction
+            if prediction is None or _drops_out(self.net):
+                u_cond = self._field(z[rows], t, take(cond, rows), kept)
+        guided = g.velocity(v, t, u_cond, None if u_null is None else u_null[rows])
+        return guided if kept is None else torch.where(kept.reshape(-1, *[1] * (v.ndim - 1)), guided, v)
+
+    def _field(self, z: Tensor, t: Tensor, cond: Cond, rows: Tensor | None) -> Tensor:
+        """u(z, t, t, cond) without dropout and graph, in the rows of a mask [B]; zero elsewhere."""
         with torch.no_grad(), evaluating(self.net):
-            u_cond = call(self.net, z, t, t, cond) if g.needs_cond else None
-            u_null = call(self.net, z, t, t, null_like(cond, self.null)) if g.needs_null else None
-        guided = g.velocity(v, t, u_cond, u_null)
-        if dropped is None:
-            return guided
-        return torch.where(dropped.reshape(-1, *[1] * (v.ndim - 1)), v, guided)
+            if rows is None or bool(rows.all()):
+                return call(self.net, z, t, t, cond) if len(z) else z
+            index = rows.nonzero().flatten()
+            u = torch.zeros_like(z)
+            if len(index):
+                u[index] = call(self.net, z[index], t[index], t[index], take(cond, index))
+            return u
+
+
+def _drops_out(net: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in net.modules())
 
 
 def _parts(squared: Tensor, v_error: Tensor, weight: Tensor, u: Tensor, dudt: Tensor, equal: int) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,9 @@ def fit(
     objective.to(device).train()
     _check(objective, dataset, device)
     open_run(folder, describe(objective, dataset, s))
+    if objective.weighting.p == 1:
+        note = "with p = 1 the weighted loss is about 1 by construction; watch mse_v (r = t rows) and mse_u"
+        print(f"note: {note}", file=sys.stderr)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         return _train(objective, dataset, folder, s, device)
 

@@ -86,11 +86,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Lines "name: old -> new" for every leaf in which two configurations differ, free settings left out."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = [k for k in {**old, **new} if not (path == "training" and k in FREE)]
+        keys = [k for k in {**old, **new} if not (path == "training" and _free(k, old, new))]
         return [
             line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if old == new else [f"{path}: {old} -> {new}"]
+
+
+def _free(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a setting may change when a run goes on; its length may unless the learning rate depends on it."""
+    return key in FREE or (key == "images" and old["schedule"] == new["schedule"] == "constant")
 
 
 def save_state(
@@ -161,8 +166,9 @@ def load(
     """The trained network of a run, in eval mode, with averaged weights; call it with net(z, t=, r=, cond=).
 
     ema: which average, by decay; None takes the run's first. raw: the weights without averaging. net: an
-    instance of your own class, where the run was trained with one. The result carries `shape`, `null` and
-    `guidance`; a flow-matching run comes as a field for Euler steps.
+    instance of your own class, where the run was trained with one. The result carries `shape`, `null`,
+    `guidance` and `dropped` (the share of rows trained without condition); a flow-matching run comes as a
+    field for Euler steps.
     Raises CheckpointError naming a damaged file.
     """
     folder = Path(run)
@@ -180,6 +186,7 @@ def load(
     arguments = config["objective"]["arguments"]
     trained = arguments.get("guidance")
     net.guidance = _guidance(trained) if trained else None  # type: ignore[assignment]
+    net.dropped = trained["drop"] if trained else arguments.get("drop", 0.0)
     return EulerField(net) if config["objective"]["type"] == "FlowMatching" else net
 
 

@@ -32,7 +32,7 @@ class Training:
     ema: tuple[float, ...] = (0.999,)
     """Decays of the averaged weights kept beside the raw ones; the first one is used for samples."""
     seed: int = 0
-    """Seed of initial weights, order of data, times, noise and dropout."""
+    """Seed of the order of data, times, noise and dropout; from the command line also of the initial weights."""
     device: str = "auto"
     """Device: cpu, cuda, cuda:1, or auto for the first GPU where there is one."""
     save_every: int = 100_000

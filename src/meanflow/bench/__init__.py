@@ -1,0 +1,1 @@
+"""Counting and timing what training and sampling cost."""

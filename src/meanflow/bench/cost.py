@@ -1,0 +1,87 @@
+"""What a piece of work costs: FLOPs and bytes by counting, time by interleaved rounds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+Work = Callable[[], object]
+
+
+def flops(work: Work) -> int:
+    """FLOPs of matrix products, convolutions and attention, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def peak_bytes(work: Work) -> int:
+    """Largest number of bytes that tensors made during the work held at one time.
+
+    Counted, not sampled: every storage from its first appearance until it is freed, on any device.
+    """
+    with _Storages() as storages:
+        work()
+    return storages.peak
+
+
+def times(works: Mapping[str, Work], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each work in each round, interleaved so that a slow moment meets all of them; one round to warm up."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for round_number in range(rounds + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if round_number > 0:
+                found[name].append(time.perf_counter() - start)
+    return found
+
+
+def ratio(numerator: list[float], denominator: list[float]) -> tuple[float, float]:
+    """Median of the ratios round by round, and half the distance between their quartiles."""
+    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
+    if len(ratios) < 2:
+        return ratios[0], 0.0
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return middle, (high - low) / 2
+
+
+class _Storages(TorchDispatchMode):
+    """Counts the bytes of live storages that operations return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live, self.peak = 0, 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor):
+                self._count(x.untyped_storage(), known)
+        return out
+
+    def _count(self, storage: torch.UntypedStorage, known: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.seen or key in known:
+            return
+        self.seen.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._freed, key, size)
+
+    def _freed(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.live -= size
