@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
 from torch import Tensor
 
 from ..core.conditions import Cond
@@ -32,7 +33,11 @@ def _read_ahead(data: Dataset, batch: int, seed: int, start: int) -> Generator[B
         return data.batch(order(len(data), seed=seed, start=position, count=batch))
 
     # an executor, not a bare thread: the interpreter waits for it at exit instead of killing it inside torch
-    reader = ThreadPoolExecutor(1, thread_name_prefix="meanflow-batches")
+    # One torch thread for reading (the setting is local to the thread): a second team of OpenMP threads beside that
+    # of the training step makes both spin, and the step takes twice as long on two cores.
+    reader = ThreadPoolExecutor(
+        1, thread_name_prefix="meanflow-batches", initializer=torch.set_num_threads, initargs=(1,)
+    )
     try:
         ahead = reader.submit(read, start)
         while True:
