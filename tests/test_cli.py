@@ -244,6 +244,7 @@ def test_imports_go_one_way():
     import ast
 
     order = {
+        "bench": 3,
         "core": 0,
         "nets": 1,
         "convert": 2,

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from torch.utils.flop_counter import FlopCounterMode
 
 from . import __version__
+from .bench import StepSettings, flops, price_sampling, price_step, sampling_table, step_table
 from .core.sampling import noise_from_seeds, sample
-from .data import Dataset, open_data
+from .data import Dataset, digits, open_data
 from .evaluation import evaluate_digits, table
 from .evaluation.pictures import drawable, picture, save_picture, single
 from .objectives import Objective
@@ -36,6 +36,7 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow train my-folder/ --size 32        train on a folder of images, one sub-folder a class or none
   meanflow sample runs/digits --classes 3,7  draw samples, one network call each
   meanflow evaluate runs/digits              say in numbers how good they are
+  meanflow bench step                        what a training step costs, against flow matching and the authors
   meanflow recipes                           list the recipes; `meanflow recipes show NAME` prints one
 
 `meanflow COMMAND --help` explains the options of a command. The same train command again resumes a run.
@@ -116,6 +117,33 @@ class Evaluate:
     """Device, e.g. cpu or cuda."""
 
 
+@dataclass
+class BenchStep:
+    """Price a training step: FLOPs, peak memory and time as ratios to a flow-matching step of the same network and
+    to the authors' algorithm (one derivative over all rows with a graph, guidance calls on all rows)."""
+
+    settings: Annotated[StepSettings, tyro.conf.arg(name="")] = field(default_factory=StepSettings)
+    """The step."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+@dataclass
+class BenchSample:
+    """Price sampling: samples per second for 1, 2 and 4 calls, as a ratio to the bare network call."""
+
+    run: Path | None = None
+    """Run folder; without one, an untrained network of the digits recipe."""
+    batch: int = 64
+    """Samples per call."""
+    rounds: int = 20
+    """Interleaved rounds of timing."""
+    device: str = "cpu"
+    """Device, e.g. cpu or cuda."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code: 0, 1 for a failure, 2 for wrong use, 128 + n after signal n."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -124,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sample": _sample,
         "evaluate": _evaluate,
         "recipes": _recipes,
+        "bench": _bench,
     }
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
@@ -265,6 +294,26 @@ def _recipes(words: list[str]) -> int:
     return 0
 
 
+def _bench(words: list[str]) -> int:
+    kinds: dict[str, Any] = {"step": BenchStep, "sample": BenchSample}
+    if not words or words[0] not in kinds:
+        if words and words[0] not in ("-h", "--help"):
+            raise ValueError(
+                f"unknown benchmark {words[0]!r}{_nearest(words[0], kinds)}; use bench step or bench sample"
+            )
+        print("usage: meanflow bench step --help     the price of a training step\n"
+              "       meanflow bench sample --help   the price of sampling")  # fmt: skip
+        return 0
+    s = _parse(kinds[words[0]], words[1:], f"bench {words[0]}")
+    if words[0] == "step":
+        result, text = price_step(s.settings), step_table
+    else:
+        net = load(s.run) if s.run else build(recipe("digits"), digits()).net
+        result, text = price_sampling(net, batch=s.batch, rounds=s.rounds, device=s.device), sampling_table
+    print(json.dumps(result) if s.json else text(result))
+    return 0
+
+
 def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -> str:
     """Settings, parameters, FLOPs and memory of a step, from a small step scaled to the batch."""
     batch = settings.training.batch
@@ -277,18 +326,19 @@ def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -
         stored += tensor.numel() * tensor.element_size()
         return tensor
 
-    counter = FlopCounterMode(display=False)
-    with counter, torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-        objective(x, cond).loss.backward()
+    def work() -> None:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            objective(x, cond).loss.backward()
+
+    total = flops(work) * batch / n
     parameters = sum(p.numel() for p in objective.net.parameters())
     copies = 4 + len(settings.training.ema)  # weights, gradients, two moments, averages
     gib = (parameters * 4 * copies + stored * batch / n) / 2**30
-    flops = counter.get_total_flops() * batch / n
     return (
         f"recipe {name}\n{_settings_text(settings)}\n"
         f"parameters        {parameters:,}\n"
-        f"FLOPs per step    {flops:.3g} (batch {batch})\n"
-        f"FLOPs of the run  {flops * settings.training.steps:.3g} ({settings.training.steps:,} steps)\n"
+        f"FLOPs per step    {total:.3g} (batch {batch})\n"
+        f"FLOPs of the run  {total * settings.training.steps:.3g} ({settings.training.steps:,} steps)\n"
         f"memory, estimated {gib:.2f} GiB (weights, gradients, optimiser, averages, stored activations)"
     )
 

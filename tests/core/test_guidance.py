@@ -32,10 +32,11 @@ def test_calls_that_have_no_weight_are_not_needed():
 
 def test_first_drops_a_prefix_and_coin_any_rows():
     g = torch.Generator().manual_seed(0)
-    first = draw_dropped(1000, 0.1, "first", g)
+    first, leading = draw_dropped(1000, 0.1, "first", g)
     n = int(first.sum())
+    assert leading == n
     assert 60 < n < 140 and bool(first[:n].all())
-    coin = draw_dropped(1000, 0.1, "coin", g)
+    coin, _ = draw_dropped(1000, 0.1, "coin", g)
     assert 60 < int(coin.sum()) < 140 and int(coin.nonzero().max()) > 500
 
 

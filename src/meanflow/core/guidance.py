@@ -98,8 +98,8 @@ class Guidance:
 
     def draw_dropped(
         self, n: int, generator: torch.Generator | None = None, device: torch.device | None = None
-    ) -> Tensor:
-        """Mask [n] of the rows that lose their condition."""
+    ) -> tuple[Tensor, int | None]:
+        """Mask [n] of the rows that lose their condition, and how many leading rows are all of them, if known."""
         return draw_dropped(n, self.drop, self.drop_rows, generator, device)
 
 
@@ -109,9 +109,14 @@ def draw_dropped(
     drop_rows: str,
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
-) -> Tensor:
-    """Mask [n] with each row dropped with probability `drop`; "first" moves the dropped ones to the front."""
-    mask = torch.rand(n, generator=generator, device=device) < drop
-    if drop_rows == "first":
-        mask = torch.arange(n, device=device) < mask.sum()
-    return mask
+) -> tuple[Tensor, int | None]:
+    """Mask [n] with each row dropped with probability `drop`; "first" moves the dropped ones to the front.
+
+    The second value is their number for "first", None for "coin".
+    """
+    if drop_rows == "coin":
+        return torch.rand(n, generator=generator, device=device) < drop, None
+    # Drawn on the CPU, so that the number is known without waiting for the device.
+    on_cpu = generator if generator is not None and generator.device.type == "cpu" else None
+    leading = int((torch.rand(n, generator=on_cpu) < drop).sum())
+    return torch.arange(n, device=device) < leading, leading

@@ -58,7 +58,7 @@ class FlowMatching(Objective):
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         dropped = None
         if cond is not None and self.drop_share > 0:
-            dropped = draw_dropped(len(x), self.drop_share, self.drop_rows, generator, x.device)
+            dropped, _ = draw_dropped(len(x), self.drop_share, self.drop_rows, generator, x.device)
         return self._loss(x, cond, noise, t, dropped)
 
     def loss(self, x: Tensor, cond: Cond = None, *, noise: Tensor, t: Tensor, dropped: Tensor | None = None) -> Output:

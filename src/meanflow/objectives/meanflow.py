@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..core.conditions import Cond, Null, null_like, take
 from ..core.derivative import MODES, Mode, call, evaluating, mean_velocity_target, predict
 from ..core.guidance import Guidance
-from ..core.path import check_samples, conditional_velocity, interpolate
+from ..core.path import check_samples, conditional_velocity, interpolate, like
 from ..core.times import Pairs, Times
 from ..core.weighting import AdaptiveWeight, squared_norm
 from .base import Objective, Output, check_batch, mean, plain
@@ -64,10 +64,14 @@ class MeanFlow(Objective):
         check_samples(x)
         t, r, equal = self.times.draw(len(x), generator, x.device)
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        dropped = None
+        dropped: Tensor | None = None
+        leading: int | None = 0
         if self.guidance is not None and cond is not None:
-            dropped = self.guidance.draw_dropped(len(x), generator, x.device)
-        return self._loss(x, cond, noise, Pairs(t.to(x.dtype), r.to(x.dtype), equal), dropped)
+            dropped, leading = self.guidance.draw_dropped(len(x), generator, x.device)
+        pairs = Pairs(t.to(x.dtype), r.to(x.dtype), equal)
+        if equal is None:
+            return self._loss_in_order(x, cond, noise, pairs, dropped)
+        return self._loss(x, cond, noise, pairs, dropped, leading)
 
     def loss(
         self,
@@ -84,16 +88,21 @@ class MeanFlow(Objective):
         Raises ValueError for times out of order or range and for shapes that do not fit.
         """
         check_batch(x, noise, t, r)
-        return self._loss(x, cond, noise, Pairs(t, r, None), dropped)
+        return self._loss_in_order(x, cond, noise, Pairs(t, r, None), dropped)
 
-    def _loss(self, x: Tensor, cond: Cond, noise: Tensor, times: Pairs, dropped: Tensor | None) -> Output:
+    def _loss(
+        self, x: Tensor, cond: Cond, noise: Tensor, times: Pairs, dropped: Tensor | None, leading: int | None
+    ) -> Output:
+        """The loss of a batch whose first rows have r = t.
+
+        leading: how many first rows are known to have lost their condition; None when the mask has to be asked.
+        """
         t, r, equal = times
-        if equal is None:
-            return self._loss_in_order(x, cond, noise, times, dropped)
+        assert equal is not None
         z, v = interpolate(x, noise, t), conditional_velocity(x, noise)
         early, late = slice(None, equal), slice(equal, None)
-        u_null = self._null_field(z, t, cond, dropped)
-        v_late = self._guided(late, z, v, t, cond, dropped, u_null)
+        u_null = self._null_field(z, t, cond, _kept(dropped, leading))
+        v_late = self._guided(late, z, v, t, cond, dropped, leading, u_null)
         u, dudt = predict(
             self.net,
             z,
@@ -105,7 +114,7 @@ class MeanFlow(Objective):
             mode=self.derivative,
             tangent=self.tangent,
         )
-        v_early = self._guided(early, z, v, t, cond, dropped, u_null, u[early].detach())
+        v_early = self._guided(early, z, v, t, cond, dropped, leading, u_null, u[early].detach())
         target = torch.cat([v_early, mean_velocity_target(v_late, dudt, t[late], r[late])])
         squared = squared_norm(u - target)
         weight = self.weighting(squared)
@@ -119,12 +128,12 @@ class MeanFlow(Objective):
         order = torch.argsort(late.to(torch.uint8), stable=True)
         pairs = Pairs(times.t[order], times.r[order], int((~late).sum()))
         drop = None if dropped is None else dropped[order]
-        out = self._loss(x[order], take(cond, order), noise[order], pairs, drop)
+        out = self._loss(x[order], take(cond, order), noise[order], pairs, drop, None)
         back = torch.argsort(order)
         return out._replace(rows={name: row[back] for name, row in out.rows.items()})
 
-    def _null_field(self, z: Tensor, t: Tensor, cond: Cond, dropped: Tensor | None) -> Tensor | None:
-        """u(z, t, t, null) where guidance needs it: in the rows that keep their condition, zero elsewhere."""
+    def _null_field(self, z: Tensor, t: Tensor, cond: Cond, rows: slice | Tensor) -> Tensor | None:
+        """u(z, t, t, null) in the given rows where guidance needs it."""
         g = self.guidance
         if g is None or not (g.needs_cond or g.needs_null):
             return None
@@ -132,7 +141,7 @@ class MeanFlow(Objective):
             raise ValueError(f"guidance ({g}) needs conditions, got cond=None; pass labels or guidance=None")
         if not g.needs_null:
             return None
-        return self._field(z, t, null_like(cond, self.null), None if dropped is None else ~dropped)
+        return self._field(z, t, null_like(cond, self.null), rows)
 
     def _guided(
         self,
@@ -142,6 +151,7 @@ class MeanFlow(Objective):
         t: Tensor,
         cond: Cond,
         dropped: Tensor | None,
+        leading: int | None,
         u_null: Tensor | None,
         prediction: Tensor | None = None,
     ) -> Tensor:
@@ -153,25 +163,31 @@ class MeanFlow(Objective):
         g, v, t = self.guidance, v[rows], t[rows]
         if g is None or not (g.needs_cond or g.needs_null):
             return v
-        kept = None if dropped is None else ~dropped[rows]
-        u_cond = None
-        if g.needs_cond:
-            u_cond = prediction
-            if prediction is None or _drops_out(self.net):
-                u_cond = self._field(z[rows], t, take(cond, rows), kept)
-        guided = g.velocity(v, t, u_cond, None if u_null is None else u_null[rows])
-        return guided if kept is None else torch.where(kept.reshape(-1, *[1] * (v.ndim - 1)), guided, v)
+        dropped = None if dropped is None else dropped[rows]
+        u_cond = prediction
+        if g.needs_cond and (prediction is None or _drops_out(self.net)):
+            after = None if leading is None else max(leading - (rows.start or 0), 0)
+            u_cond = self._field(z[rows], t, take(cond, rows), _kept(dropped, after))
+        guided = g.velocity(v, t, u_cond if g.needs_cond else None, None if u_null is None else u_null[rows])
+        return guided if dropped is None else torch.where(like(dropped, v), v, guided)
 
-    def _field(self, z: Tensor, t: Tensor, cond: Cond, rows: Tensor | None) -> Tensor:
-        """u(z, t, t, cond) without dropout and graph, in the rows of a mask [B]; zero elsewhere."""
+    def _field(self, z: Tensor, t: Tensor, cond: Cond, rows: slice | Tensor) -> Tensor:
+        """u(z, t, t, cond) without dropout and graph in some rows, zero in the others."""
         with torch.no_grad(), evaluating(self.net):
-            if rows is None or bool(rows.all()):
-                return call(self.net, z, t, t, cond) if len(z) else z
-            index = rows.nonzero().flatten()
-            u = torch.zeros_like(z)
-            if len(index):
-                u[index] = call(self.net, z[index], t[index], t[index], take(cond, index))
-            return u
+            z_rows, t_rows = z[rows], t[rows]
+            if len(z_rows) == 0:
+                return torch.zeros_like(z)
+            u = call(self.net, z_rows, t_rows, t_rows, take(cond, rows))
+            if isinstance(rows, slice):
+                return torch.cat([torch.zeros_like(z[: rows.start]), u])
+            return torch.zeros_like(z).index_copy(0, rows, u)
+
+
+def _kept(dropped: Tensor | None, leading: int | None) -> slice | Tensor:
+    """The rows that keep their condition: a slice where it is known without asking the device, else indices."""
+    if dropped is None:
+        return slice(0, None)
+    return (~dropped).nonzero().flatten() if leading is None else slice(leading, None)
 
 
 def _drops_out(net: nn.Module) -> bool:

@@ -1,0 +1,185 @@
+"""The price of a training step, as ratios to flow matching and to the authors' algorithm."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.derivative import Mode
+from ..core.guidance import Guidance
+from ..core.times import Times
+from ..nets import DiT
+from ..objectives import FlowMatching, MeanFlow
+from .authors import authors_loss
+from .cost import Work, flops, peak_bytes, ratio, times
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """The step that is priced; the defaults are DiT of width 384, depth 6, 64 tokens, batch 32."""
+
+    width: int = 384
+    """Features per token."""
+    depth: int = 6
+    """Blocks."""
+    heads: int = 6
+    """Attention heads."""
+    patch: int = 2
+    """Side of a token."""
+    channels: int = 4
+    """Channels of a sample."""
+    size: int = 16
+    """Side of a sample."""
+    classes: int = 10
+    """Number of classes."""
+    batch: int = 32
+    """Samples per step."""
+    share_equal: float = 0.75
+    """Share of rows with r = t."""
+    drop: float = 0.1
+    """Share of rows that lose their label."""
+    derivative: Mode = "exact"
+    """How du/dt is computed."""
+    rounds: int = 5
+    """Interleaved rounds of timing."""
+    device: str = "cpu"
+    """Device, e.g. cpu or cuda."""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One objective against a flow-matching step and against the authors' algorithm."""
+
+    guidance: str
+    flops_ratio: float
+    """FLOPs over those of a flow-matching step."""
+    memory_ratio: float
+    """Peak bytes, weights included, over those of a flow-matching step."""
+    time_ratio: float
+    """Time over that of a flow-matching step, median over rounds."""
+    time_spread: float
+    """Half the distance between the quartiles of time_ratio."""
+    speedup_vs_authors: float
+    """Time of the authors' algorithm over ours, median over rounds."""
+    speedup_spread: float
+    """Half the distance between the quartiles of speedup_vs_authors."""
+    authors_flops_ratio: float
+    authors_memory_ratio: float
+    authors_time_ratio: float
+    gradient_difference: float
+    """Relative difference of all gradients to the authors' algorithm on the same draws."""
+
+
+def price_step(s: StepSettings) -> dict[str, Any]:
+    """One unguided row and one with w = 1, k = 0.5; JSON-able."""
+    device = torch.device(s.device)
+    torch.manual_seed(0)
+    net = _filled(
+        DiT(
+            (s.channels, s.size, s.size),
+            patch=s.patch,
+            width=s.width,
+            depth=s.depth,
+            heads=s.heads,
+            classes=s.classes,
+        )
+    ).to(device)
+    rows = [_row(s, net, guidance) for guidance in (None, Guidance.from_paper(1.0, 0.5, drop=s.drop))]
+    parameters = sum(p.numel() for p in net.parameters())
+    return {
+        "settings": asdict(s),
+        "parameters": parameters,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def _row(s: StepSettings, net: nn.Module, guidance: Guidance | None) -> StepRow:
+    device = torch.device(s.device)
+    works = _works(s, net, guidance, device)
+    weights = sum(p.numel() * p.element_size() for p in net.parameters())
+    cost = {name: flops(work) for name, work in works.items()}
+    peak = {name: peak_bytes(work) + weights for name, work in works.items()}
+    taken = times(works, s.rounds, device)
+    time_ratio, time_spread = ratio(taken["ours"], taken["flow"])
+    speedup, speedup_spread = ratio(taken["authors"], taken["ours"])
+    return StepRow(
+        guidance="none" if guidance is None else f"w = {guidance.w:g}, k = {guidance.k:g}",
+        flops_ratio=cost["ours"] / cost["flow"],
+        memory_ratio=peak["ours"] / peak["flow"],
+        time_ratio=time_ratio,
+        time_spread=time_spread,
+        speedup_vs_authors=speedup,
+        speedup_spread=speedup_spread,
+        authors_flops_ratio=cost["authors"] / cost["flow"],
+        authors_memory_ratio=peak["authors"] / peak["flow"],
+        authors_time_ratio=ratio(taken["authors"], taken["flow"])[0],
+        gradient_difference=_difference(_gradient(net, works["ours"]), _gradient(net, works["authors"])),
+    )
+
+
+def _works(s: StepSettings, net: nn.Module, guidance: Guidance | None, device: torch.device) -> dict[str, Work]:
+    """A training step without the optimiser, by flow matching, by this project and by the authors' algorithm."""
+    x, noise = torch.randn(2, s.batch, *net.shape, device=device)  # type: ignore[misc]
+    labels = torch.arange(s.batch, device=device) % s.classes
+    sampler = Times(share_equal=s.share_equal)
+    t, r, _ = sampler.draw(s.batch, device=device)
+    # The expected number of dropped rows, first, as the authors' code drops them.
+    dropped = torch.arange(s.batch, device=device) < round(s.drop * s.batch) if guidance else None
+    flow = FlowMatching(net)
+    ours = MeanFlow(net, times=sampler, guidance=guidance, derivative=s.derivative)
+    w, k = (guidance.w, guidance.k) if guidance else (1.0, 0.0)
+    given = {"noise": noise, "t": t, "r": r, "dropped": dropped}
+    return {
+        "flow": _step(net, lambda: flow.loss(x, labels, noise=noise, t=t).loss),
+        "ours": _step(net, lambda: ours.loss(x, labels, **given).loss),
+        "authors": _step(net, lambda: authors_loss(net, x, labels, **given, null=s.classes, w=w, k=k)),
+    }
+
+
+def _step(net: nn.Module, loss: Any) -> Work:
+    def work() -> None:
+        net.zero_grad(set_to_none=True)
+        loss().backward()
+
+    return work
+
+
+def _gradient(net: nn.Module, work: Work) -> Tensor:
+    work()
+    return torch.cat([p.grad.flatten().clone() for p in net.parameters() if p.grad is not None])
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def _filled(net: nn.Module) -> nn.Module:
+    """Small noise in the parameters that start as zeros: with zero gates nothing would flow back."""
+    for p in net.parameters():
+        if not bool(p.any()):
+            nn.init.normal_(p, std=0.02)
+    return net
+
+
+def step_table(result: dict[str, Any]) -> str:
+    """The rows as text."""
+    head = f"{'':24}{'FLOPs':>9}{'memory':>9}{'time':>16}"
+    batch, device = result["settings"]["batch"], result["settings"]["device"]
+    title = f"one training step as a ratio to flow matching; DiT with {result['parameters']:,} parameters"
+    lines = [f"{title}, batch {batch}, {device}, torch {result['torch']}", head]
+    for r in result["rows"]:
+        lines += [
+            f"guidance {r['guidance']}",
+            f"  {'meanflow':22}{r['flops_ratio']:9.3f}{r['memory_ratio']:9.3f}"
+            f"{r['time_ratio']:9.2f} ± {r['time_spread']:.2f}",
+            f"  {'authors algorithm':22}{r['authors_flops_ratio']:9.3f}{r['authors_memory_ratio']:9.3f}"
+            f"{r['authors_time_ratio']:9.2f}",
+            f"  authors' time / ours {r['speedup_vs_authors']:.2f} ± {r['speedup_spread']:.2f}; "
+            f"gradients differ by {r['gradient_difference']:.1e}",
+        ]
+    return "\n".join(lines)
