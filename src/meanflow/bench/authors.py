@@ -44,8 +44,13 @@ def authors_loss(
         def u_of(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
             return net(z, t=t, r=r, cond=seen)
 
+        if torch.compiler.is_compiling():
+            # A compiled derivative fails on slices and on tangents that carry a graph to their end.
+            z, t, r = z.clone(), t.clone(), r.clone()
         tangents = (target_velocity, torch.ones_like(t), torch.zeros_like(r))
         u, dudt = torch.func.jvp(u_of, (z, t, r), tangents)[:2]
+        if torch.compiler.is_compiling():
+            dudt = dudt.detach()
     target = (target_velocity - (t_ - r_).clamp(0, 1) * dudt).detach()
     squared = (u - target).pow(2).flatten(1).sum(1)
     return (squared / (squared.detach() + c).pow(p)).mean()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 Work = Callable[[], object]
 
@@ -26,7 +26,7 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
 
 
 # torch counts the fused attention of GPUs, but not that of CPUs.
-_UNCOUNTED = {
+_UNCOUNTED: dict[Any, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
@@ -39,11 +39,51 @@ def flops(work: Work) -> int:
     return counter.get_total_flops()
 
 
-def peak_bytes(work: Work) -> int:
+def compiled_flops(work: Work) -> int:
+    """FLOPs in the graphs that the work compiles, forward and backward; it must not have been compiled before."""
+    from torch._inductor import config
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    class Count(CustomGraphPass):
+        total = 0
+
+        def __call__(self, graph: torch.fx.Graph) -> None:
+            Count.total += sum(_node_flops(node) for node in graph.nodes if node.op == "call_function")
+
+        def uuid(self) -> Any:
+            return None  # no cache: a graph taken from it would not be counted
+
+    torch._dynamo.reset()
+    with config.patch(post_grad_custom_post_pass=Count(), fx_graph_cache=False):
+        work()
+    return Count.total
+
+
+def _node_flops(node: torch.fx.Node) -> int:
+    kind = getattr(node.target, "overloadpacket", None)
+    if kind not in flop_registry and kind not in _UNCOUNTED:
+        return 0
+
+    def value(item: Any) -> Any:
+        return item.meta["val"] if isinstance(item, torch.fx.Node) else item
+
+    args = [value(a) for a in node.args]
+    if kind in _UNCOUNTED:
+        return _UNCOUNTED[kind](*[a.shape if isinstance(a, Tensor) else a for a in args])
+    return flop_registry[kind](*args, **{k: value(v) for k, v in node.kwargs.items()}, out_val=node.meta["val"])
+
+
+def peak_bytes(work: Work, device: torch.device | None = None) -> int:
     """Largest number of bytes that tensors made during the work held at one time.
 
-    Counted, not sampled: every storage from its first appearance until it is freed, on any device.
+    On a GPU as its allocator tells. Elsewhere counted, not sampled: every storage from its first appearance until it
+    is freed; tensors inside compiled graphs are not seen.
     """
+    if device is not None and device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
     with _Storages() as storages:
         work()
     return storages.peak

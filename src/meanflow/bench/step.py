@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from ..core.derivative import Mode
 from ..core.guidance import Guidance
-from ..core.times import Times
+from ..core.times import Pairs, Times
 from ..nets import DiT
 from ..objectives import FlowMatching, MeanFlow
+from ..objectives.base import Precision
 from .authors import authors_loss
-from .cost import Work, flops, peak_bytes, ratio, times
+from .cost import Work, compiled_flops, flops, peak_bytes, ratio, times
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class StepSettings:
     """Share of rows that lose their label."""
     derivative: Mode = "exact"
     """How du/dt is computed."""
+    precision: Precision = "fp32"
+    """fp32, or bf16 under autocast, for all three."""
+    compile: bool = False
+    """Compile all three; FLOPs are then counted in the compiled graphs."""
     rounds: int = 5
     """Interleaved rounds of timing."""
     device: str = "cpu"
@@ -56,8 +61,8 @@ class StepRow:
     guidance: str
     flops_ratio: float
     """FLOPs over those of a flow-matching step."""
-    memory_ratio: float
-    """Peak bytes, weights included, over those of a flow-matching step."""
+    memory_ratio: float | None
+    """Peak bytes, weights included, over those of a flow-matching step; None where it cannot be counted."""
     time_ratio: float
     """Time over that of a flow-matching step, median over rounds."""
     time_spread: float
@@ -67,7 +72,7 @@ class StepRow:
     speedup_spread: float
     """Half the distance between the quartiles of speedup_vs_authors."""
     authors_flops_ratio: float
-    authors_memory_ratio: float
+    authors_memory_ratio: float | None
     authors_time_ratio: float
     gradient_difference: float
     """Relative difference of all gradients to the authors' algorithm on the same draws."""
@@ -102,21 +107,23 @@ def _row(s: StepSettings, net: nn.Module, guidance: Guidance | None) -> StepRow:
     device = torch.device(s.device)
     works = _works(s, net, guidance, device)
     weights = sum(p.numel() * p.element_size() for p in net.parameters())
-    cost = {name: flops(work) for name, work in works.items()}
-    peak = {name: peak_bytes(work) + weights for name, work in works.items()}
+    cost = {name: (compiled_flops if s.compile else flops)(work) for name, work in works.items()}
+    peak = None
+    if not s.compile or device.type == "cuda":
+        peak = {name: peak_bytes(work, device) + weights for name, work in works.items()}
     taken = times(works, s.rounds, device)
     time_ratio, time_spread = ratio(taken["ours"], taken["flow"])
     speedup, speedup_spread = ratio(taken["authors"], taken["ours"])
     return StepRow(
         guidance="none" if guidance is None else f"w = {guidance.w:g}, k = {guidance.k:g}",
         flops_ratio=cost["ours"] / cost["flow"],
-        memory_ratio=peak["ours"] / peak["flow"],
+        memory_ratio=peak["ours"] / peak["flow"] if peak else None,
         time_ratio=time_ratio,
         time_spread=time_spread,
         speedup_vs_authors=speedup,
         speedup_spread=speedup_spread,
         authors_flops_ratio=cost["authors"] / cost["flow"],
-        authors_memory_ratio=peak["authors"] / peak["flow"],
+        authors_memory_ratio=peak["authors"] / peak["flow"] if peak else None,
         authors_time_ratio=ratio(taken["authors"], taken["flow"])[0],
         gradient_difference=_difference(_gradient(net, works["ours"]), _gradient(net, works["authors"])),
     )
@@ -127,17 +134,28 @@ def _works(s: StepSettings, net: nn.Module, guidance: Guidance | None, device: t
     x, noise = torch.randn(2, s.batch, *net.shape, device=device)  # type: ignore[misc]
     labels = torch.arange(s.batch, device=device) % s.classes
     sampler = Times(share_equal=s.share_equal)
-    t, r, _ = sampler.draw(s.batch, device=device)
+    t, r, equal = sampler.draw(s.batch, device=device)
     # The expected number of dropped rows, first, as the authors' code drops them.
     dropped = torch.arange(s.batch, device=device) < round(s.drop * s.batch) if guidance else None
-    flow = FlowMatching(net)
-    ours = MeanFlow(net, times=sampler, guidance=guidance, derivative=s.derivative)
+    flow = FlowMatching(net, precision=s.precision)
+    ours = MeanFlow(net, times=sampler, guidance=guidance, derivative=s.derivative, precision=s.precision)
     w, k = (guidance.w, guidance.k) if guidance else (1.0, 0.0)
-    given = {"noise": noise, "t": t, "r": r, "dropped": dropped}
+    leading = int(dropped.sum()) if dropped is not None else 0
+    authors: Any = authors_loss
+    if s.compile:
+        flow.compile()
+        ours.compile()
+        authors = torch.compile(authors_loss, fullgraph=True, dynamic=False)
+
+    def authors_step() -> Tensor:
+        given = {"noise": noise, "t": t, "r": r, "dropped": dropped, "null": s.classes, "w": w, "k": k}
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=s.precision == "bf16"):
+            return authors(net, x, labels, **given)
+
     return {
-        "flow": _step(net, lambda: flow.loss(x, labels, noise=noise, t=t).loss),
-        "ours": _step(net, lambda: ours.loss(x, labels, **given).loss),
-        "authors": _step(net, lambda: authors_loss(net, x, labels, **given, null=s.classes, w=w, k=k)),
+        "flow": _step(net, lambda: flow._run(x, labels, noise, t, None).loss),
+        "ours": _step(net, lambda: ours._run(x, labels, noise, Pairs(t, r, equal), dropped, leading).loss),
+        "authors": _step(net, authors_step),
     }
 
 
@@ -166,6 +184,10 @@ def _filled(net: nn.Module) -> nn.Module:
     return net
 
 
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def step_table(result: dict[str, Any]) -> str:
     """The rows as text."""
     head = f"{'':24}{'FLOPs':>9}{'memory':>9}{'time':>16}"
@@ -175,9 +197,9 @@ def step_table(result: dict[str, Any]) -> str:
     for r in result["rows"]:
         lines += [
             f"guidance {r['guidance']}",
-            f"  {'meanflow':22}{r['flops_ratio']:9.3f}{r['memory_ratio']:9.3f}"
+            f"  {'meanflow':22}{r['flops_ratio']:9.3f}{_shown(r['memory_ratio']):>9}"
             f"{r['time_ratio']:9.2f} ± {r['time_spread']:.2f}",
-            f"  {'authors algorithm':22}{r['authors_flops_ratio']:9.3f}{r['authors_memory_ratio']:9.3f}"
+            f"  {'authors algorithm':22}{r['authors_flops_ratio']:9.3f}{_shown(r['authors_memory_ratio']):>9}"
             f"{r['authors_time_ratio']:9.2f}",
             f"  authors' time / ours {r['speedup_vs_authors']:.2f} ± {r['speedup_spread']:.2f}; "
             f"gradients differ by {r['gradient_difference']:.1e}",

@@ -62,6 +62,22 @@ def call(net: Net, z: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
     return u
 
 
+class Autocast:
+    """A network run under autocast to bfloat16; its input, its output and everything outside stay as they are.
+
+    Times enter in float32, and the time embeddings of this project compute in float32 whatever the autocast.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+
+    def __call__(self, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
+        # Each call has an autocast of its own: its cache of cast weights must not outlive a no_grad call.
+        with torch.autocast(z.device.type, dtype=torch.bfloat16):
+            u = self.net(z, t=t, r=r, cond=cond)
+        return u.to(z.dtype) if isinstance(u, Tensor) else u
+
+
 def predict(
     net: Net,
     z: Tensor,
@@ -73,6 +89,7 @@ def predict(
     equal: int = 0,
     mode: Mode = "exact",
     tangent: tuple[float, float] = (0.0, 1.0),
+    derivative_net: Net | None = None,
 ) -> tuple[Tensor, Tensor]:
     """u [B, *shape] with a graph, and du/dt [B - equal, *shape] without one, for the rows after `equal`.
 
@@ -81,7 +98,7 @@ def predict(
     (r, t) is right, others are the paper's counter-examples. Source: arXiv:2505.13447, eq. 8 and table 1b.
     mode: "exact" (forward-mode derivative, prediction and derivative in one pass), "no_grad" (the derivative
     in a pass of its own that stores nothing), "finite_difference" (central, for layers without forward-mode
-    differentiation; error of order step^2).
+    differentiation; error of order step^2). derivative_net: the network in another precision, for the derivative.
     """
     if mode not in MODES:
         raise ValueError(f"derivative mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -90,8 +107,9 @@ def predict(
     if equal == len(z):
         return call(net, z, t, r, cond), torch.zeros_like(z_late)
     step = (v, _constant(t_late, tangent[1]), _constant(r_late, tangent[0]))
+    source = derivative_net or net
     if mode == "exact":
-        u_late, dudt = jvp(net, z_late, t_late, r_late, cond_late, step)
+        u_late, dudt = jvp(source, z_late, t_late, r_late, cond_late, step)
         if equal == 0:
             return u_late, dudt
         early = slice(None, equal)
@@ -100,7 +118,7 @@ def predict(
     derive: Callable[..., tuple[Tensor, Tensor]] = jvp if mode == "no_grad" else central_difference
     # The forked generator makes dropout draw the same mask as the forward pass that follows.
     with torch.no_grad(), _forked_rng(z):
-        _, dudt = derive(net, z_late, t_late, r_late, cond_late, step)
+        _, dudt = derive(source, z_late, t_late, r_late, cond_late, step)
     return call(net, z, t, r, cond), dudt
 
 
@@ -130,6 +148,9 @@ def jvp(net: Net, z: Tensor, t: Tensor, r: Tensor, cond: Cond, step: Step) -> tu
 def _func_jvp(u_of: Callable[..., Tensor], at: tuple[Tensor, ...], step: Step) -> tuple[Tensor, Tensor]:
     """The same through torch.func.jvp: for what dual tensors cannot follow, and under torch.compile."""
     tangents = tuple(torch.zeros_like(p) if d is None else d for p, d in zip(at, step, strict=True))
+    if torch.compiler.is_compiling():
+        # Slices have views as tangents that fail inside a compiled derivative; copies do not.
+        at, tangents = tuple(p.clone() for p in at), tuple(d.clone() for d in tangents)
     # Of the fused attention kernels only MATH has a forward-mode derivative.
     with sdpa_kernel(SDPBackend.MATH):
         u, dudt = torch.func.jvp(u_of, at, tangents)[:2]

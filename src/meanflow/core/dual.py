@@ -267,6 +267,9 @@ def attention_tangent(
         if mask is not None:
             scores = scores + (mask[..., here, :] if mask.shape[-2] > 1 else mask)
         p = scores.float().softmax(-1).to(q.dtype) if q.dtype != torch.float64 else scores.softmax(-1)
+        if mask is not None:
+            # Rows that may look at nothing attend to nothing.
+            p = p.masked_fill(scores.isneginf().all(-1, keepdim=True), 0.0)
         part: Tensor | None = p @ dv if dv is not None else None
         if dq is not None or dk is not None:
             ds = _sum(

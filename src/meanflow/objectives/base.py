@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, is_dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..core.compiled import Compiled, prepare
 from ..core.conditions import Cond, Null, null_like, where
+from ..core.derivative import Autocast
 from ..core.path import check_samples, check_times
 from ..core.weighting import AdaptiveWeight
 
@@ -21,20 +23,62 @@ class Output(NamedTuple):
     rows: dict[str, Tensor]
 
 
+class Step(NamedTuple):
+    """What the inner loss returns: the output, and u and du/dt without graph, for comparison."""
+
+    output: Output
+    u: Tensor
+    dudt: Tensor | None
+
+
+Precision = Literal["fp32", "bf16"]
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError for a precision that training cannot be done in."""
+    if precision in ("fp16", "float16", "half"):
+        raise ValueError(
+            "fp16 is not supported for MeanFlow training: users of other codes report NaN after 100,000 steps and "
+            "more (Gsunshine/meanflow#4, haidog-yaqub/MeanFlow#17). Use bf16 or fp32"
+        )
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
+
+
 class Objective(nn.Module):
     """A network with what is minimised over it; wrap this, never the network, in DDP or FSDP."""
 
     weighting: AdaptiveWeight
     field: str  # "average" when sampling may jump over intervals, "instantaneous" when only Euler steps are right
 
-    def __init__(self, net: nn.Module, null: Null = None) -> None:
+    def __init__(self, net: nn.Module, null: Null = None, precision: Precision = "fp32") -> None:
         super().__init__()
-        self.net = net
+        check_precision(precision)
+        self.net, self.precision = net, precision
+        # What is called: the network itself, or the network under autocast.
+        self.called: Any = Autocast(net) if precision == "bf16" else net
+        self._compiled: Compiled | None = None
         self.null: Any = getattr(net, "null", None) if null is None else null
 
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments besides the network, JSON-able."""
         raise NotImplementedError
+
+    def _loss(self, *args: Any) -> Step:
+        """Loss, u and du/dt of one batch; everything random is given."""
+        raise NotImplementedError
+
+    def compile(self, *_: Any, **__: Any) -> None:
+        """Compile the loss with torch.compile: full graph, static shapes.
+
+        The first step is compared with eager: u, du/dt and gradients. Where they differ by more than 1e-3, or the
+        network does not compile, a warning says so and everything goes on in eager.
+        """
+        prepare(self.net)
+        self._compiled = Compiled(self._loss, self.net, 1e-3 if self.precision == "fp32" else 5e-2)
+
+    def _run(self, *args: Any) -> Output:
+        return (self._compiled or self._loss)(*args).output
 
     def drop(self, cond: Cond, dropped: Tensor | None) -> Cond:
         """The condition with "none" in the dropped rows [B]."""

@@ -13,7 +13,7 @@ from ..core.guidance import draw_dropped
 from ..core.path import check_samples, conditional_velocity, interpolate
 from ..core.times import LogitNormal, TimeDistribution
 from ..core.weighting import AdaptiveWeight, squared_norm
-from .base import Objective, Output, check_batch, mean, plain
+from .base import Objective, Output, Precision, Step, check_batch, mean, plain
 
 
 class FlowMatching(Objective):
@@ -21,7 +21,8 @@ class FlowMatching(Objective):
 
     time: distribution of t. weighting: AdaptiveWeight, p = 0 by default (plain squared error, summed over
     dimensions). drop: share of rows that lose their condition, so that guidance can be used at sampling.
-    null: what "no condition" is; None takes the network's own `null`.
+    null: what "no condition" is; None takes the network's own `null`. precision: "fp32", or "bf16" for the
+    network under autocast.
     """
 
     field = "instantaneous"
@@ -35,8 +36,9 @@ class FlowMatching(Objective):
         drop: float = 0.0,
         drop_rows: Literal["first", "coin"] = "coin",
         null: Null = None,
+        precision: Precision = "fp32",
     ) -> None:
-        super().__init__(net, null)
+        super().__init__(net, null, precision)
         self.time = time or LogitNormal()
         self.weighting = weighting or AdaptiveWeight(p=0.0)
         self.drop_share, self.drop_rows = drop, drop_rows
@@ -49,6 +51,7 @@ class FlowMatching(Objective):
             "drop": self.drop_share,
             "drop_rows": self.drop_rows,
             "null": plain(self.null),
+            "precision": self.precision,
         }
 
     def forward(self, x: Tensor, cond: Cond = None, *, generator: torch.Generator | None = None) -> Output:
@@ -59,17 +62,17 @@ class FlowMatching(Objective):
         dropped = None
         if cond is not None and self.drop_share > 0:
             dropped, _ = draw_dropped(len(x), self.drop_share, self.drop_rows, generator, x.device)
-        return self._loss(x, cond, noise, t, dropped)
+        return self._run(x, cond, noise, t, dropped)
 
     def loss(self, x: Tensor, cond: Cond = None, *, noise: Tensor, t: Tensor, dropped: Tensor | None = None) -> Output:
         """The loss for given noise [B, *shape], times t [B] and dropped rows [B]; deterministic."""
         check_batch(x, noise, t, t)
-        return self._loss(x, cond, noise, t, dropped)
+        return self._run(x, cond, noise, t, dropped)
 
-    def _loss(self, x: Tensor, cond: Cond, noise: Tensor, t: Tensor, dropped: Tensor | None) -> Output:
+    def _loss(self, x: Tensor, cond: Cond, noise: Tensor, t: Tensor, dropped: Tensor | None) -> Step:
         z, v = interpolate(x, noise, t), conditional_velocity(x, noise)
-        u = call(self.net, z, t, t, self.drop(cond, dropped))
+        u = call(self.called, z, t, t, self.drop(cond, dropped))
         squared = squared_norm(u - v)
         weight = self.weighting(squared)
         parts = {"mse_v": mean(squared) / v[0].numel(), "weight": mean(weight)}
-        return Output((weight * squared).mean(), parts, {"v_error": squared.detach()})
+        return Step(Output((weight * squared).mean(), parts, {"v_error": squared.detach()}), u.detach(), None)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ..core.conditions import Cond, Null, null_like, take
-from ..core.derivative import MODES, Mode, call, evaluating, mean_velocity_target, predict
+from ..core.derivative import MODES, Autocast, Mode, call, evaluating, mean_velocity_target, predict
 from ..core.guidance import Guidance
 from ..core.path import check_samples, conditional_velocity, interpolate, like
 from ..core.times import Pairs, Times
 from ..core.weighting import AdaptiveWeight, squared_norm
-from .base import Objective, Output, check_batch, mean, plain
+from .base import Objective, Output, Precision, Step, check_batch, check_precision, mean, plain
 
 
 class MeanFlow(Objective):
@@ -22,7 +22,9 @@ class MeanFlow(Objective):
     times: sampler of (t, r). guidance: trained into the field; None trains without it and without dropped
     labels. weighting: AdaptiveWeight(p, c). derivative: "exact", "no_grad" or "finite_difference".
     tangent: of (r, t) in the derivative, (0, 1) is right; the others of table 1b are for teaching.
-    null: what "no condition" is; None takes the network's own `null`.
+    null: what "no condition" is; None takes the network's own `null`. precision: "fp32", or "bf16" for the
+    network under autocast, everything else in float32. derivative_precision: the same for the pass that gives
+    du/dt, as the precision by default.
     Source: arXiv:2505.13447, eq. 6-11 and 17-22.
     """
 
@@ -38,8 +40,11 @@ class MeanFlow(Objective):
         derivative: Mode = "exact",
         tangent: tuple[float, float] = (0.0, 1.0),
         null: Null = None,
+        precision: Precision = "fp32",
+        derivative_precision: Precision | None = None,
     ) -> None:
-        super().__init__(net, null)
+        super().__init__(net, null, precision)
+        check_precision(derivative_precision or precision)
         if derivative not in MODES:
             raise ValueError(f"derivative must be one of {', '.join(MODES)}, got {derivative!r}")
         self.times = times or Times()
@@ -47,6 +52,9 @@ class MeanFlow(Objective):
         self.weighting = weighting or AdaptiveWeight()
         self.derivative: Mode = derivative
         self.tangent = tangent
+        self.derivative_precision: Precision = derivative_precision or precision
+        bf16 = self.derivative_precision == "bf16"
+        self._derived: Any = self.called if self.derivative_precision == precision else Autocast(net) if bf16 else net
 
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments besides the network, JSON-able."""
@@ -57,6 +65,8 @@ class MeanFlow(Objective):
             "derivative": self.derivative,
             "tangent": list(self.tangent),
             "null": plain(self.null),
+            "precision": self.precision,
+            "derivative_precision": self.derivative_precision,
         }
 
     def forward(self, x: Tensor, cond: Cond = None, *, generator: torch.Generator | None = None) -> Output:
@@ -69,9 +79,11 @@ class MeanFlow(Objective):
         if self.guidance is not None and cond is not None:
             dropped, leading = self.guidance.draw_dropped(len(x), generator, x.device)
         pairs = Pairs(t.to(x.dtype), r.to(x.dtype), equal)
-        if equal is None:
+        if self._compiled is not None:
+            pairs, leading = pairs._replace(equal=equal or 0), self._static(leading, len(x))
+        elif equal is None:
             return self._loss_in_order(x, cond, noise, pairs, dropped)
-        return self._loss(x, cond, noise, pairs, dropped, leading)
+        return self._run(x, cond, noise, pairs, dropped, leading)
 
     def loss(
         self,
@@ -90,9 +102,15 @@ class MeanFlow(Objective):
         check_batch(x, noise, t, r)
         return self._loss_in_order(x, cond, noise, Pairs(t, r, None), dropped)
 
+    def _static(self, leading: int | None, n: int) -> int:
+        """A number of leading dropped rows that takes two values only: compiled graphs are for fixed shapes."""
+        share = self.guidance.drop if self.guidance is not None else 0.0
+        usual = max(int(n * share - (n * share * (1 - share)) ** 0.5), 0)
+        return usual if leading is not None and leading >= usual else 0
+
     def _loss(
         self, x: Tensor, cond: Cond, noise: Tensor, times: Pairs, dropped: Tensor | None, leading: int | None
-    ) -> Output:
+    ) -> Step:
         """The loss of a batch whose first rows have r = t.
 
         leading: how many first rows are known to have lost their condition; None when the mask has to be asked.
@@ -104,7 +122,7 @@ class MeanFlow(Objective):
         u_null = self._null_field(z, t, cond, _kept(dropped, leading))
         v_late = self._guided(late, z, v, t, cond, dropped, leading, u_null)
         u, dudt = predict(
-            self.net,
+            self.called,
             z,
             v_late,
             t=t,
@@ -113,6 +131,7 @@ class MeanFlow(Objective):
             equal=equal,
             mode=self.derivative,
             tangent=self.tangent,
+            derivative_net=self._derived,
         )
         v_early = self._guided(early, z, v, t, cond, dropped, leading, u_null, u[early].detach())
         target = torch.cat([v_early, mean_velocity_target(v_late, dudt, t[late], r[late])])
@@ -120,7 +139,8 @@ class MeanFlow(Objective):
         weight = self.weighting(squared)
         v_error = squared_norm(u.detach() - v)
         parts = _parts(squared, v_error, weight, u, dudt, equal)
-        return Output((weight * squared).mean(), parts, {"squared_error": squared.detach(), "v_error": v_error})
+        rows = {"squared_error": squared.detach(), "v_error": v_error}
+        return Step(Output((weight * squared).mean(), parts, rows), u.detach(), dudt)
 
     def _loss_in_order(self, x: Tensor, cond: Cond, noise: Tensor, times: Pairs, dropped: Tensor | None) -> Output:
         """Bring the rows with r = t to the front, and the results per row back."""
@@ -128,7 +148,7 @@ class MeanFlow(Objective):
         order = torch.argsort(late.to(torch.uint8), stable=True)
         pairs = Pairs(times.t[order], times.r[order], int((~late).sum()))
         drop = None if dropped is None else dropped[order]
-        out = self._loss(x[order], take(cond, order), noise[order], pairs, drop, None)
+        out = self._loss(x[order], take(cond, order), noise[order], pairs, drop, None).output
         back = torch.argsort(order)
         return out._replace(rows={name: row[back] for name, row in out.rows.items()})
 
@@ -177,7 +197,7 @@ class MeanFlow(Objective):
             z_rows, t_rows = z[rows], t[rows]
             if len(z_rows) == 0:
                 return torch.zeros_like(z)
-            u = call(self.net, z_rows, t_rows, t_rows, take(cond, rows))
+            u = call(self.called, z_rows, t_rows, t_rows, take(cond, rows))
             if isinstance(rows, slice):
                 return torch.cat([torch.zeros_like(z[: rows.start]), u])
             return torch.zeros_like(z).index_copy(0, rows, u)

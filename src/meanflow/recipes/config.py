@@ -19,6 +19,7 @@ from ..data import Dataset
 from ..nets import MLP, DiT
 from ..nets.layers import Conditioning
 from ..objectives import FlowMatching, MeanFlow, Objective
+from ..objectives.base import Precision
 from ..training import Training
 
 
@@ -71,6 +72,8 @@ class ObjectiveSettings:
     """Adaptive weight 1 / (||D||^2 + c)^p."""
     derivative: Mode = "exact"
     """How du/dt is computed."""
+    precision: Precision = "fp32"
+    """fp32, or bf16 for the network under autocast with everything else in fp32."""
     tangent: tuple[float, float] = (0.0, 1.0)
     """Tangent of (r, t); (0, 1) is right, the others of table 1b are for teaching."""
 
@@ -112,6 +115,7 @@ def build_objective(s: ObjectiveSettings, net: nn.Module) -> Objective:
             weighting=s.weighting,
             drop=s.guidance.drop,
             drop_rows=s.guidance.drop_rows,
+            precision=s.precision,
         )
     t = s.times
     return MeanFlow(
@@ -121,6 +125,7 @@ def build_objective(s: ObjectiveSettings, net: nn.Module) -> Objective:
         weighting=s.weighting,
         derivative=s.derivative,
         tangent=s.tangent,
+        precision=s.precision,
     )
 
 

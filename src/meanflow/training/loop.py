@@ -52,6 +52,8 @@ def fit(
     folder, dataset, device = Path(out), open_data(data), _device(s.device)
     objective.to(device).train()
     _check(objective, dataset, device)
+    if s.compile:
+        objective.compile()
     open_run(folder, describe(objective, dataset, s))
     if objective.weighting.p == 1:
         note = "with p = 1 the weighted loss is about 1 by construction; watch mse_v (r = t rows) and mse_u"

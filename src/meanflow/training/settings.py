@@ -31,6 +31,8 @@ class Training:
     """Largest gradient norm; None = no clipping."""
     ema: tuple[float, ...] = (0.999,)
     """Decays of the averaged weights kept beside the raw ones; the first one is used for samples."""
+    compile: bool = False
+    """Compile the training step with torch.compile; worth it on GPUs and for long runs."""
     seed: int = 0
     """Seed of the order of data, times, noise and dropout; from the command line also of the initial weights."""
     device: str = "auto"
