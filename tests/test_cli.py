@@ -199,6 +199,8 @@ def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path):
         (["train", "digits", "--objective.times.share-equal", "75"], "0.75"),
         (["train", "digits", "--out", "taken"], "holds no run"),
         (["sample", "empty"], "holds no run"),
+        (["doctor", "net.py"], "PATH.py:Factory"),
+        (["doctor", "nets.py:build"], "no file nets.py"),
         (["recipes", "show", "nope"], "unknown recipe"),
     ],
 )
@@ -240,7 +242,7 @@ def test_import_is_quick_and_light():
 
 
 def test_imports_go_one_way():
-    """core, nets <- objectives <- data, evaluation <- training <- recipes <- cli."""
+    """core, nets <- objectives <- data, bench <- evaluation, doctor <- training <- recipes <- cli."""
     import ast
 
     order = {
@@ -250,6 +252,7 @@ def test_imports_go_one_way():
         "convert": 2,
         "objectives": 2,
         "data": 3,
+        "doctor": 4,
         "evaluation": 4,
         "training": 5,
         "recipes": 6,

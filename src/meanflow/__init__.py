@@ -19,6 +19,7 @@ from .core import (
     noise_from_seeds,
     sample,
 )
+from .doctor import doctor
 from .objectives import FlowMatching, MeanFlow
 from .training import Training, fit, load
 
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "core",
     "data",
+    "doctor",
     "evaluation",
     "fit",
     "integrate",

@@ -21,6 +21,7 @@ from . import __version__
 from .bench import StepSettings, flops, price_sampling, price_step, sampling_table, step_table
 from .core.sampling import noise_from_seeds, sample
 from .data import Dataset, digits, open_data
+from .doctor import doctor, from_file
 from .evaluation import evaluate_digits, table
 from .evaluation.pictures import drawable, picture, save_picture, single
 from .objectives import Objective
@@ -37,6 +38,7 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow sample runs/digits --classes 3,7  draw samples, one network call each
   meanflow evaluate runs/digits              say in numbers how good they are
   meanflow bench step                        what a training step costs, against flow matching and the authors
+  meanflow doctor net.py:build               examine your own network before training it
   meanflow recipes                           list the recipes; `meanflow recipes show NAME` prints one
 
 `meanflow COMMAND --help` explains the options of a command. The same train command again resumes a run.
@@ -144,6 +146,25 @@ class BenchSample:
     """Print one JSON object instead of a table."""
 
 
+@dataclass
+class Doctor:
+    """Examine a network of your own: its call, derivative, times, convention, dropout, compilation and cost.
+
+    Exit code 0 when nothing is found, 1 when a check fails.
+    """
+
+    factory: tyro.conf.Positional[str]
+    """PATH.py:Factory, called without arguments; it returns net, (net, x) or (net, x, cond)."""
+    gaussian: tuple[float, float] | None = None
+    """Mean and standard deviation, when the network was trained on normal numbers."""
+    compile: bool = False
+    """Compare with torch.compile whatever the size; by default below 2 million parameters."""
+    no_compile: bool = False
+    """Leave that comparison out."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code: 0, 1 for a failure, 2 for wrong use, 128 + n after signal n."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -153,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": _evaluate,
         "recipes": _recipes,
         "bench": _bench,
+        "doctor": _doctor,
     }
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
@@ -312,6 +334,17 @@ def _bench(words: list[str]) -> int:
         result, text = price_sampling(net, batch=s.batch, rounds=s.rounds, device=s.device), sampling_table
     print(json.dumps(result) if s.json else text(result))
     return 0
+
+
+def _doctor(words: list[str]) -> int:
+    s = _parse(Doctor, words, "doctor")
+    if s.compile and s.no_compile:
+        raise ValueError("give --compile or --no-compile, not both")
+    net, x, cond = from_file(s.factory)
+    compile = s.compile if s.compile or s.no_compile else None
+    report = doctor(net, x, cond, gaussian=s.gaussian, compile=compile)
+    print(report.json() if s.json else report.text())
+    return 0 if report.ok else 1
 
 
 def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -> str:

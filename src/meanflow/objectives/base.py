@@ -55,10 +55,13 @@ class Objective(nn.Module):
         super().__init__()
         check_precision(precision)
         self.net, self.precision = net, precision
-        # What is called: the network itself, or the network under autocast.
-        self.called: Any = Autocast(net) if precision == "bf16" else net
+        self._autocast = Autocast(net)
         self._compiled: Compiled | None = None
         self.null: Any = getattr(net, "null", None) if null is None else null
+
+    def called(self, precision: Precision | None = None) -> Any:
+        """What is called in the objective's or another precision: the network, or the network under autocast."""
+        return self._autocast if (precision or self.precision) == "bf16" else self.net
 
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments besides the network, JSON-able."""

@@ -71,7 +71,7 @@ class FlowMatching(Objective):
 
     def _loss(self, x: Tensor, cond: Cond, noise: Tensor, t: Tensor, dropped: Tensor | None) -> Step:
         z, v = interpolate(x, noise, t), conditional_velocity(x, noise)
-        u = call(self.called, z, t, t, self.drop(cond, dropped))
+        u = call(self.called(), z, t, t, self.drop(cond, dropped))
         squared = squared_norm(u - v)
         weight = self.weighting(squared)
         parts = {"mse_v": mean(squared) / v[0].numel(), "weight": mean(weight)}
