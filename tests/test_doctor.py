@@ -6,12 +6,12 @@ import textwrap
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import GaussianField
 from torch import nn
 
 import meanflow as mf
 from meanflow.cli import main
 from meanflow.nets import MLP, DiT
+from oracles import GaussianField
 
 GAUSSIAN = (0.7, 0.5)
 
@@ -70,6 +70,11 @@ class DetachesR(Toy):
 
 class RoundsT(Toy):
     def times(self, t, r):
+        return t.long().to(t.dtype), r
+
+
+class StepsInT(Toy):
+    def times(self, t, r):
         return (10 * t).long().to(t.dtype), r
 
 
@@ -115,6 +120,33 @@ class Square(torch.autograd.Function):
 class Custom(nn.Module):
     def forward(self, x):
         return Square.apply(x)
+
+
+class SquareRight(Square):
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 2 * tangent * ctx.saved_tensors[0]
+
+
+class SquareWrong(SquareRight):
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 3 * tangent * ctx.saved_tensors[0]
+
+
+class CustomRight(nn.Module):
+    def forward(self, x):
+        return SquareRight.apply(x)
+
+
+class CustomWrong(nn.Module):
+    def forward(self, x):
+        return SquareWrong.apply(x)
 
 
 class LabelOnly(Toy):
@@ -198,6 +230,7 @@ def test_report_is_a_table_and_json():
         (IgnoresT(), "times", ["does not depend on t"]),
         (DetachesR(), "times", ["derivative in r is exactly zero"]),
         (RoundsT(), "times", ["does not depend on t", ".long()"]),
+        (StepsInT(), "times", ["derivative in t is exactly zero"]),
         (PartlyDetached(), "derivative", ["differs from finite differences"]),
         (Toy(Warp()), "forward-mode", ["between.0 (Warp)", "grid_sampler_2d", "test_doctor.py:"]),
         (Toy(nn.SiLU(), Warp(), nn.BatchNorm2d(8)), "forward-mode", ["between.1 (Warp)", "between.2 (BatchNorm2d)"]),
@@ -269,6 +302,12 @@ def test_fused_attention_and_float32_inside_are_no_faults():
     assert report.ok and "rounds inside" in report["derivative"].detail, report.text()
 
 
+def test_a_function_of_its_own_is_right_by_its_jvp():
+    right, wrong = examine(Toy(CustomRight())), examine(Toy(CustomWrong()))
+    assert right.ok and "torch.func.jvp" in right["forward-mode"].detail, right.text()
+    assert failed(wrong) == {"derivative"}
+
+
 def test_dropout_masks_are_those_of_a_plain_forward():
     report = examine(Toy(nn.Dropout(0.5)))
     assert report["dropout"].ok is True and report.ok, report.text()
@@ -306,9 +345,33 @@ def test_the_closed_form_passes_with_data_and_without():
         assert finding.ok is False and name in finding.detail
 
 
+def test_guidance_and_little_training_are_no_other_convention():
+    data = mf.data.digits()
+    x, labels = data.batch(range(64))
+    net = MLP((1, 8, 8), width=32, depth=2, classes=10)
+    objective = mf.MeanFlow(net, guidance=mf.Guidance(2.0))
+    optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        objective(x, labels).loss.backward()
+        optimizer.step()
+    assert examine(net, x, labels)["convention"].ok
+
+    class Backward(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, z, *, t, r, cond=None):
+            return -self.net(z, t=1 - t, r=1 - r, cond=cond)
+
+    finding = examine(Backward(), x, labels)["convention"]
+    assert finding.ok is False and "v = x - e" in finding.detail
+
+
 def test_many_networks_are_compiled_one_after_the_other():
     for _ in range(10):
-        assert examine(Toy(), compile=True)["compile"].ok
+        assert examine(Toy(nn.GroupNorm(2, 8)), compile=True)["compile"].ok
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from meanflow import MeanFlow, Times
+from meanflow.bench import flops
 from meanflow.core import derivative, dual
 from meanflow.core.derivative import jvp
 from meanflow.core.dual import Dual, NotDual, attention_tangent, dual_jvp
@@ -242,3 +243,39 @@ def test_checkpointing_works_with_the_exact_derivative():
         results.append(torch.autograd.grad(loss, net.first.weight)[0])
     assert net not in derivative._UNFOLLOWED
     assert torch.allclose(results[0], results[1], atol=1e-7)
+
+
+LAYERS = {
+    "Linear": (nn.Linear(8, 16), (4, 8)),
+    "Conv1d": (nn.Conv1d(4, 8, 3, padding=1), (2, 4, 16)),
+    "Conv2d": (nn.Conv2d(4, 8, 3, padding=1), (2, 4, 8, 8)),
+    "Conv3d": (nn.Conv3d(4, 8, 3, padding=1), (2, 4, 4, 4, 4)),
+    "ConvTranspose2d": (nn.ConvTranspose2d(4, 8, 3, padding=1), (2, 4, 8, 8)),
+    "weight_norm": (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 8, 3)), (2, 4, 8, 8)),
+    "spectral_norm": (nn.utils.parametrizations.spectral_norm(nn.Linear(8, 16)).eval(), (4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_linear_layer_costs_two_products_where_torch_takes_three(name):
+    layer, shape = LAYERS[name]
+    x, d = torch.randn(2, *shape)
+    forward = flops(lambda: layer(x))
+    assert flops(lambda: dual_jvp(layer, (x,), (d,))) == 2 * forward
+    if not nn.utils.parametrize.is_parametrized(layer):
+        assert flops(lambda: torch.func.jvp(layer, (x,), (d,))) > 2 * forward
+
+
+def test_no_grad_mode_works_with_checkpointing():
+    from torch.utils.checkpoint import checkpoint
+
+    class Net(Odd):
+        def forward(self, z, *, t, r, cond=None):
+            return checkpoint(lambda z, t, r: super(Net, self).forward(z, t=t, r=r), z, t, r, use_reentrant=False)
+
+    net, x = Net("plain"), torch.randn(8, 4)
+    gradients = []
+    for mode in ("exact", "no_grad"):
+        loss = MeanFlow(net, derivative=mode)(x, generator=torch.Generator().manual_seed(0)).loss
+        gradients.append(torch.autograd.grad(loss, net.first.weight)[0])
+    assert torch.allclose(*gradients, atol=1e-7)
