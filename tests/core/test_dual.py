@@ -198,6 +198,19 @@ def test_what_cannot_be_followed_goes_through_torch_func_jvp(kind):
     assert torch.allclose(torch.autograd.grad(u.sum(), net.first.weight)[0], wanted, atol=1e-12)
 
 
+def test_an_autograd_function_is_noticed_without_gradients_too():
+    """The derivative pass of no_grad mode; inside a Function the tangent of its own rule would be lost."""
+    net = Odd("autograd.Function").double()
+    z, v = torch.randn(2, 6, 4, dtype=torch.float64)
+    t, r = torch.full((6,), 0.8).double(), torch.full((6,), 0.3).double()
+    step = (v, torch.ones_like(t), None)
+    with torch.no_grad():
+        u, dudt = jvp(net, z, t, r, None, step)
+        _, numeric = derivative.central_difference(net, z, t, r, None, step)
+    assert not u.requires_grad and net in derivative._UNFOLLOWED
+    assert torch.allclose(dudt, numeric, atol=1e-7)
+
+
 def test_batch_norm_that_updates_its_statistics_is_refused_by_name():
     class Net(nn.Module):
         def __init__(self):

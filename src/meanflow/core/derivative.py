@@ -19,7 +19,8 @@ Mode = Literal["exact", "no_grad", "finite_difference"]
 MODES: tuple[str, ...] = ("exact", "no_grad", "finite_difference")
 # A direction (dz, dt, dr) in (z, t, r); None stands for zero.
 Step = tuple[Tensor, Tensor | None, Tensor | None]
-# Networks that dual tensors cannot follow, found out on their first derivative.
+# Networks that dual tensors can and cannot follow, found out on their first derivative.
+_FOLLOWED: WeakSet[Any] = WeakSet()
 _UNFOLLOWED: WeakSet[Any] = WeakSet()
 
 
@@ -134,8 +135,11 @@ def jvp(net: Net, z: Tensor, t: Tensor, r: Tensor, cond: Cond, step: Step) -> tu
     try:
         if net in _UNFOLLOWED or torch.compiler.is_compiling():
             return _func_jvp(u_of, (z, t, r), step)
-        with _rng_back_on(NotDual, z):
-            return dual_jvp(u_of, (z, t, r), step)
+        # An autograd.Function is told by gradients being off inside it, so the first time they are on around it.
+        with _rng_back_on(NotDual, z), torch.set_grad_enabled(torch.is_grad_enabled() or net not in _FOLLOWED):
+            u, dudt = dual_jvp(u_of, (z, t, r), step)
+        _FOLLOWED.add(net)
+        return u if torch.is_grad_enabled() else u.detach(), dudt
     except NotDual:
         _UNFOLLOWED.add(net)
         return jvp(net, z, t, r, cond, step)
