@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -105,9 +106,9 @@ def price_step(s: StepSettings) -> dict[str, Any]:
 
 def _row(s: StepSettings, net: nn.Module, guidance: Guidance | None) -> StepRow:
     device = torch.device(s.device)
-    works = _works(s, net, guidance, device)
+    works = _works(s, net, guidance, device, round(s.drop * s.batch))
     weights = sum(p.numel() * p.element_size() for p in net.parameters())
-    cost = {name: (compiled_flops if s.compile else flops)(work) for name, work in works.items()}
+    cost = _expected_flops(s, net, guidance, device)
     peak = None
     if not s.compile or device.type == "cuda":
         peak = {name: peak_bytes(work, device) + weights for name, work in works.items()}
@@ -129,18 +130,33 @@ def _row(s: StepSettings, net: nn.Module, guidance: Guidance | None) -> StepRow:
     )
 
 
-def _works(s: StepSettings, net: nn.Module, guidance: Guidance | None, device: torch.device) -> dict[str, Work]:
+def _expected_flops(
+    s: StepSettings, net: nn.Module, guidance: Guidance | None, device: torch.device
+) -> dict[str, float]:
+    """FLOPs at the expected number of dropped rows: a mean of the whole numbers beside it, weighted by nearness."""
+    count = compiled_flops if s.compile else flops
+    low = math.floor(s.drop * s.batch) if guidance else 0
+    share = s.drop * s.batch - low if guidance else 0.0
+    costs = [{name: count(work) for name, work in _works(s, net, guidance, device, low).items()}]
+    # In compiled graphs the number of rows is fixed, and only the lower number is certain.
+    if share > 0 and not s.compile:
+        costs.append({name: count(work) for name, work in _works(s, net, guidance, device, low + 1).items()})
+    return {name: (1 - share) * costs[0][name] + share * costs[-1][name] for name in costs[0]}
+
+
+def _works(
+    s: StepSettings, net: nn.Module, guidance: Guidance | None, device: torch.device, drops: int
+) -> dict[str, Work]:
     """A training step without the optimiser, by flow matching, by this project and by the authors' algorithm."""
     x, noise = torch.randn(2, s.batch, *net.shape, device=device)  # type: ignore[misc]
     labels = torch.arange(s.batch, device=device) % s.classes
     sampler = Times(share_equal=s.share_equal)
     t, r, equal = sampler.draw(s.batch, device=device)
-    # The expected number of dropped rows, first, as the authors' code drops them.
-    dropped = torch.arange(s.batch, device=device) < round(s.drop * s.batch) if guidance else None
+    # The dropped rows come first, as in the authors' code.
+    dropped = torch.arange(s.batch, device=device) < drops if guidance else None
     flow = FlowMatching(net, precision=s.precision)
     ours = MeanFlow(net, times=sampler, guidance=guidance, derivative=s.derivative, precision=s.precision)
     w, k = (guidance.w, guidance.k) if guidance else (1.0, 0.0)
-    leading = int(dropped.sum()) if dropped is not None else 0
     authors: Any = authors_loss
     if s.compile:
         flow.compile()
@@ -154,7 +170,7 @@ def _works(s: StepSettings, net: nn.Module, guidance: Guidance | None, device: t
 
     return {
         "flow": _step(net, lambda: flow._run(x, labels, noise, t, None).loss),
-        "ours": _step(net, lambda: ours._run(x, labels, noise, Pairs(t, r, equal), dropped, leading).loss),
+        "ours": _step(net, lambda: ours._run(x, labels, noise, Pairs(t, r, equal), dropped, drops).loss),
         "authors": _step(net, authors_step),
     }
 
