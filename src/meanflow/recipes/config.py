@@ -74,6 +74,8 @@ class ObjectiveSettings:
     """How du/dt is computed."""
     precision: Precision = "fp32"
     """fp32, or bf16 for the network under autocast with everything else in fp32."""
+    derivative_precision: Precision | None = None
+    """Precision of the pass that gives du/dt; None takes that of the rest."""
     tangent: tuple[float, float] = (0.0, 1.0)
     """Tangent of (r, t); (0, 1) is right, the others of table 1b are for teaching."""
 
@@ -125,6 +127,7 @@ def build_objective(s: ObjectiveSettings, net: nn.Module) -> Objective:
         weighting=s.weighting,
         derivative=s.derivative,
         tangent=s.tangent,
+        derivative_precision=s.derivative_precision,
         precision=s.precision,
     )
 
