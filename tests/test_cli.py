@@ -68,7 +68,13 @@ def home(tmp_path_factory):
 
 
 def test_the_same_command_again_finds_the_run_finished(home):
-    assert "trained on 640 images" in meanflow("train", "digits", *TINY, cwd=home).stdout
+    done = meanflow("train", "digits", *TINY, cwd=home)
+    assert "trained on 640 images" in done.stdout and "640 of 640 images: nothing to do" in done.stderr
+
+
+def test_a_shorter_run_in_the_folder_is_refused(home, capsys, monkeypatch):
+    text = complaint(capsys, monkeypatch, home, "train", "digits", *TINY, "--images", "320")
+    assert "already seen 640 images, 320 were asked for" in text
 
 
 def test_sample_writes_grids_singles_and_arrays(home):
@@ -199,6 +205,9 @@ def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path):
         (["train", "digits", "--objective.times.share-equal", "75"], "0.75"),
         (["train", "digits", "--out", "taken"], "holds no run"),
         (["sample", "empty"], "holds no run"),
+        (["evaluate"], "at least one run folder"),
+        (["bench", "sample", "--rounds", "0"], "rounds must be at least 1"),
+        (["sample", "empty", "--device", "tpu9"], "sees no such device"),
         (["doctor", "net.py"], "PATH.py:Factory"),
         (["doctor", "nets.py:build"], "no file nets.py"),
         (["recipes", "show", "nope"], "unknown recipe"),

@@ -28,7 +28,7 @@ from .objectives import Objective
 from .recipes import RECIPES, Recipe, build, default_name, recipe
 from .training import fit, load
 from .training.checkpoint import write_text
-from .training.run import read_config
+from .training.run import pick_device, read_config
 
 HELP = """\
 meanflow: one-step generators, after "Mean Flows for One-step Generative Modeling" (arXiv:2505.13447)
@@ -37,7 +37,7 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow train my-folder/ --size 32        train on a folder of images, one sub-folder a class or none
   meanflow sample runs/digits --classes 3,7  draw samples, one network call each
   meanflow evaluate runs/digits              say in numbers how good they are
-  meanflow bench step                        what a training step costs, against flow matching and the authors
+  meanflow bench step | sample               the price of a training step, the speed of sampling
   meanflow doctor net.py:build               examine your own network before training it
   meanflow recipes                           list the recipes; `meanflow recipes show NAME` prints one
 
@@ -49,7 +49,8 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
 class Train:
     """Train a one-step generator. The same command again resumes an interrupted run.
 
-    The options below start from a recipe (--recipe NAME) and override it.
+    The options below override a recipe: the one of --recipe NAME, or one that fits the data. The defaults shown are
+    those of --recipe NAME where it is given, else of the recipe dit-tiny; `meanflow recipes show NAME` prints others.
     """
 
     data: tyro.conf.Positional[str]
@@ -97,8 +98,8 @@ class Sample:
     """Use the weights without averaging."""
     batch: int = 256
     """Samples per network call."""
-    device: str = "cpu"
-    """Device, e.g. cpu or cuda."""
+    device: str = "auto"
+    """Device: cpu, cuda, or auto for the first GPU where there is one."""
 
 
 @dataclass
@@ -115,8 +116,8 @@ class Evaluate:
     """Decay of the averaged weights to use; each run's first by default."""
     json: bool = False
     """Print one JSON object instead of a table."""
-    device: str = "cpu"
-    """Device, e.g. cpu or cuda."""
+    device: str = "auto"
+    """Device: cpu, cuda, or auto for the first GPU where there is one."""
 
 
 @dataclass
@@ -140,8 +141,8 @@ class BenchSample:
     """Samples per call."""
     rounds: int = 20
     """Interleaved rounds of timing."""
-    device: str = "cpu"
-    """Device, e.g. cpu or cuda."""
+    device: str = "auto"
+    """Device: cpu, cuda, or auto for the first GPU where there is one."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -229,16 +230,26 @@ def _introduce(name: str, objective: Objective, data: Dataset, out: Path) -> Non
     parameters = sum(p.numel() for p in objective.net.parameters())
     print(
         f"recipe {name}: {type(objective.net).__name__} with {parameters:,} parameters on {len(data):,} samples "
-        f"of shape {tuple(data.shape)}, classes: {data.classes or 'none'}; run folder {out}"
+        f"of shape {tuple(data.shape)}, classes: {_class_names(data)}; run folder {out}"
     )
     guidance = getattr(objective, "guidance", None)
     if guidance is not None:
         print(f"guidance: {guidance}")
 
 
+def _class_names(data: Dataset) -> str:
+    if data.classes is None:
+        return "none"
+    names = data.class_names or ()
+    listed = ", ".join(f"{i} {name}" for i, name in enumerate(names[:20]) if str(i) != name)
+    return f"{data.classes} ({listed})" if listed else str(data.classes)
+
+
 def _sample(words: list[str]) -> int:
     s = _parse(Sample, words, "sample")
-    net = load(s.run, ema=s.ema, raw=s.raw, device=s.device)
+    device = pick_device(s.device)
+    _at_least_one(batch=s.batch)
+    net = load(s.run, ema=s.ema, raw=s.raw, device=device)
     shape, classes = tuple(net.shape), net.null if isinstance(net.null, int) else None  # type: ignore[arg-type]
     chosen = _chosen_classes(s.classes, classes)
     seeds = _numbers(s.seeds, "seeds") if s.seeds else list(range(8 * len(chosen) if chosen else 64))
@@ -248,8 +259,8 @@ def _sample(words: list[str]) -> int:
     parts, start = [], time.perf_counter()
     for i in range(0, len(seeds), s.batch):
         rows = seeds[i : i + s.batch]
-        labels = torch.tensor([chosen[seed % len(chosen)] for seed in rows], device=s.device) if chosen else None
-        noise = noise_from_seeds(rows, shape, s.device)
+        labels = torch.tensor([chosen[seed % len(chosen)] for seed in rows], device=device) if chosen else None
+        noise = noise_from_seeds(rows, shape, device)
         parts.append(sample(net, noise, labels, guidance=s.guidance, **schedule).cpu())
     taken = time.perf_counter() - start
     where = _write_samples(torch.cat(parts), seeds, chosen, s.out)
@@ -282,7 +293,9 @@ def _write_samples(x: Any, seeds: list[int], chosen: list[int] | None, out: Path
 
 def _evaluate(words: list[str]) -> int:
     s = _parse(Evaluate, words, "evaluate")
-    steps = _numbers(s.steps, "steps")
+    steps, device = _numbers(s.steps, "steps"), pick_device(s.device)
+    if not s.runs:
+        raise ValueError("name at least one run folder, e.g. meanflow evaluate runs/digits")
     if min(steps) < 1 or s.samples < 100:
         raise ValueError(f"steps must be at least 1 and samples at least 100, got {steps} and {s.samples}")
     for run in s.runs:
@@ -290,7 +303,7 @@ def _evaluate(words: list[str]) -> int:
         if not source.startswith("digits"):
             raise ValueError(f"{run} was trained on {source}; evaluate knows the protocol of digits so far")
     result = evaluate_digits(
-        {str(run): load(run, ema=s.ema, device=s.device) for run in s.runs}, steps, samples=s.samples
+        {str(run): load(run, ema=s.ema, device=device) for run in s.runs}, steps, samples=s.samples
     )
     write_text(s.runs[0] / "evaluation.json", json.dumps(result, indent=1))
     print(json.dumps(result) if s.json else table(result))
@@ -330,8 +343,12 @@ def _bench(words: list[str]) -> int:
     if words[0] == "step":
         result, text = price_step(s.settings), step_table
     else:
+        _at_least_one(batch=s.batch, rounds=s.rounds)
         net = load(s.run) if s.run else build(recipe("digits"), digits()).net
-        result, text = price_sampling(net, batch=s.batch, rounds=s.rounds, device=s.device), sampling_table
+        result, text = (
+            price_sampling(net, batch=s.batch, rounds=s.rounds, device=str(pick_device(s.device))),
+            sampling_table,
+        )
     print(json.dumps(result) if s.json else text(result))
     return 0
 
@@ -391,6 +408,8 @@ def _settings_text(settings: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    if value is True:
+        return ""
     return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
@@ -424,6 +443,12 @@ def _numbers(text: str, name: str) -> list[int]:
     if not found:
         raise ValueError(f"--{name} {text!r} is an empty range; the smaller number comes first")
     return found
+
+
+def _at_least_one(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _floats(text: str, name: str) -> list[float]:

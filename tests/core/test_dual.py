@@ -20,6 +20,20 @@ FUNCTIONS = {
     "arithmetic": lambda x: 2 * x - x / 3 + (1 - x) * x - B * x + 1 / (x.square() + 1) + x**2 - (-x),
     "broadcasting": lambda x: x[:, :1] + B + x.sum(-1, keepdim=True) - V,
     "products": lambda x: x @ x.mT + torch.einsum("bij,bkj->bik", x, B) + torch.bmm(B, x.transpose(1, 2)),
+    "squares": lambda x: (
+        x * x + torch.mul(x, x) + torch.einsum("bij,bij->bij", x, x) + x * (x * x).mean(-1, keepdim=True)
+    ),
+    "one tensor in two places": lambda x: (
+        x @ x.mT @ x + torch.kron(x[0, :2, :2], x[0, :2, :2]).sum() + torch.outer(x[0, 0], x[0, 0]).sum()
+    ),
+    "keywords": lambda x: torch.mul(x, other=x.sin()) + torch.mul(input=x, other=B) + torch.matmul(x.mT, other=x).sum(),
+    "keyword inputs": lambda x: (
+        torch.cat(tensors=[x, B]).sum() + F.linear(input=x, weight=W).sum() + x.mean(dim=-1, keepdim=True)
+    ),
+    "where broadcasts": lambda x: torch.where(A[0] > 0, x[0], torch.zeros(2, 4, 6).double()).sum() + x,
+    "where as a method": lambda x: B.where(B > 0, x),
+    "integers and bools": lambda x: x * x.to(torch.bool) + x * x.to(torch.int64) + x * x.type(torch.long),
+    "diff": lambda x: torch.diff(x, prepend=torch.ones(3, 4, 1).double()),
     "linear": lambda x: F.linear(x, W, torch.ones(5).double()) + F.linear(x, W),
     "shapes": lambda x: torch.cat([x.reshape(3, -1).chunk(2, 1)[0], x.flatten(1), B.flatten(1)], 1).unflatten(
         1, (3, -1)
@@ -131,6 +145,16 @@ def test_dropout_has_one_mask_in_value_and_tangent(drop):
     drop.eval()
     assert torch.equal(dual_jvp(drop, (x,), (torch.ones_like(x),))[0], x)
     drop.train()
+
+
+def test_recurrent_dropout_draws_once():
+    net = nn.GRU(4, 4, num_layers=2, dropout=0.5, batch_first=True)
+    x = torch.randn(3, 5, 4)
+    torch.manual_seed(1)
+    u, _ = dual_jvp(lambda x: net(x)[0], (x,), (torch.ones_like(x),))
+    after = torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.allclose(u, net(x)[0], atol=1e-6) and torch.equal(after, torch.get_rng_state())
 
 
 def test_attention_dropout_has_one_mask():

@@ -210,6 +210,32 @@ def test_damaged_weights_are_named_on_loading_and_the_run_goes_on_from_the_one_b
     assert run.images == 256 and mf.load(out)
 
 
+@pytest.mark.parametrize("text", ["null", "[]", '{"step": 3, "sha256": null}', "{"])
+def test_a_damaged_state_file_falls_back_too(text, tmp_path):
+    out = tmp_path / "run"
+    mf.fit(objective(), points(), out=out, images=128, batch=64, save_every=64)
+    (newest(out) / "state.json").write_text(text)
+    with pytest.warns(UserWarning, match="checkpoint before it"):
+        assert mf.fit(objective(), points(), out=out, images=128, batch=64, save_every=64).images == 128
+
+
+def test_tied_weights_are_saved_and_averaged_alike(tmp_path):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mf.nets.MLP((2,), width=8, depth=2)
+            self.net.blocks[1].up.weight = self.net.blocks[0].up.weight
+
+        def forward(self, z, *, t, r, cond=None):
+            return self.net(z, t=t, r=r)
+
+    mf.fit(mf.MeanFlow(Tied()), points(), out=tmp_path / "run", images=640, batch=64)
+    average = load_file(newest(tmp_path / "run") / "ema-0.999.safetensors")
+    raw = load_file(newest(tmp_path / "run") / "weights.safetensors")
+    first, second = (f"net.net.blocks.{i}.up.weight" for i in (0, 1))
+    assert torch.equal(average[first], average[second]) and not torch.equal(average[first], raw[first])
+
+
 def test_no_whole_checkpoint_left_is_an_error(tmp_path):
     out = tmp_path / "run"
     mf.fit(objective(), points(), out=out, images=64, batch=64)
@@ -259,7 +285,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
         (torch.randn(4, 2), {"batch": 0}, "batch must be at least 1"),
         (torch.randn(4, 2), {"lr": -1.0}, "lr must be positive"),
         (torch.randn(4, 2), {"ema": (1.5,)}, r"\[0, 1\)"),
-        (torch.randn(4, 2), {"device": "cuda:7"}, "sees no GPU"),
+        (torch.randn(4, 2), {"device": "cuda:7"}, "sees no such device"),
     ],
 )
 def test_bad_input_is_found_before_anything_is_written(data, options, message, tmp_path):

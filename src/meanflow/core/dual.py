@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from itertools import count
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # Largest number of attention scores that the tangent of attention holds at a time, per operand.
 SCORES_AT_A_TIME = 2**24
+# Functions that draw random numbers, besides those with dropout in their name.
+RANDOM = ("rrelu", "multi_head_attention_forward", "gumbel_softmax", "gru", "lstm", "rnn_tanh", "rnn_relu")
 
 
 class NotDual(Exception):
@@ -35,6 +38,8 @@ class Dual(Tensor):
 
     @staticmethod
     def __new__(cls, primal: Tensor, tangent: Tensor) -> Dual:
+        if not isinstance(tangent, Tensor) or tangent.shape != primal.shape:
+            raise NotDual(f"a value of shape {list(primal.shape)} came with another tangent")
         dual = Tensor._make_wrapper_subclass(
             cls, primal.size(), strides=primal.stride(), dtype=primal.dtype, device=primal.device
         )
@@ -45,7 +50,11 @@ class Dual(Tensor):
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not torch.is_grad_enabled() and _graph_wanted.enabled:
             raise NotDual(f"{_name(func)} runs in a torch.no_grad() block or in an autograd.Function")
-        return RULES.get(_name(func), general)(func, tuple(args), dict(kwargs or {}))
+        try:
+            return RULES.get(_name(func), general)(func, tuple(args), dict(kwargs or {}))
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            # A call in a form that the rules do not know; where it is the user's mistake, the way out repeats it.
+            raise NotDual(f"{_name(func)}: {error}") from error
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
@@ -96,9 +105,9 @@ def general(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
         raise NotDual(f"{name} changes a tensor in place")
     if kwargs.get("inplace") or kwargs.get("out") is not None:
         raise NotDual(f"{name} changes a tensor in place")
-    random = "dropout" in name or name in ("rrelu", "multi_head_attention_forward")
-    device = next(d for d in _duals((args, kwargs))).device
-    with torch.no_grad(), _rng_kept(device, random):
+    device = _duals((args, kwargs))[0].device
+    # On a CPU the generator is kept in any case; on a GPU that costs, so it is for functions known to draw.
+    with torch.no_grad(), _rng_kept(device, device.type == "cpu" or "dropout" in name or name in RANDOM):
         tangent = _forward_mode(func, args, kwargs)
     return _paired(func(*primal_of(args), **primal_of(kwargs)), tangent)
 
@@ -131,6 +140,8 @@ def shaped_like(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
 
 def multilinear(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
     """Products: the product rule, one term for each factor that has a tangent."""
+    if _duals(kwargs):
+        return general(func, args, kwargs)
     out = func(*primal_of(args), **primal_of(kwargs))
     with torch.no_grad():
         total: Any = None
@@ -167,7 +178,7 @@ def quotient(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
 def affine(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
     """Linear layers and convolutions (input, weight, bias, ...): the tangent meets the weight, not the bias."""
     rest = list(args[1:])
-    if not isinstance(args[0], Dual) or _duals((rest, kwargs)):
+    if not args or not isinstance(args[0], Dual) or _duals((rest, kwargs)):
         return general(func, args, kwargs)
     out = func(*primal_of(args), **kwargs)
     if len(rest) > 1:
@@ -178,6 +189,8 @@ def affine(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
 
 def joined(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
     """cat, stack: parts without a tangent contribute zeros."""
+    if not args:
+        return general(func, args, kwargs)
     out = func(primal_of(args[0]), *args[1:], **kwargs)
     with torch.no_grad():
         parts = [
@@ -188,12 +201,13 @@ def joined(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
 
 def chosen(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
     """where(condition, a, b), as a function or as the method a.where(condition, b)."""
-    if kwargs or len(args) != 3 or isinstance(args[0], Dual):
+    condition = args[0] if args else None
+    if kwargs or len(args) != 3 or type(condition) is not Tensor or condition.dtype != torch.bool:
         return general(func, args, kwargs)
     out = func(*primal_of(args))
     with torch.no_grad():
         a, b = (x.tangent.to(out.dtype) if isinstance(x, Dual) else out.new_zeros(()) for x in args[1:])
-        return Dual(out, torch.where(args[0], a, b))
+        return Dual(out, torch.where(condition, a, b).expand(out.shape))
 
 
 def padded(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
@@ -208,6 +222,8 @@ def padded(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
 
 def dropped(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
     """Dropout: one mask for value and tangent."""
+    if func is torch.dropout:
+        return general(func, args, kwargs)
     given = dict(zip(("input", "p", "training", "inplace"), args, strict=False)) | kwargs
     x = given.pop("input")
     if given.pop("inplace", False):
@@ -355,7 +371,8 @@ def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
 def _paired(out: Any, tangent: Any) -> Any:
     """Outputs with their tangents; an output without one stays a plain tensor."""
     if isinstance(out, Tensor):
-        return out if tangent is None else Dual(out, tangent)
+        smooth = out.is_floating_point() or out.is_complex()
+        return Dual(out, tangent) if tangent is not None and smooth else out
     if isinstance(out, tuple | list):
         pairs = [_paired(o, d) for o, d in zip(out, tangent, strict=True)]
         # Named results such as those of max keep their type.
@@ -364,12 +381,16 @@ def _paired(out: Any, tangent: Any) -> Any:
 
 
 def _one_tangent_each(args: Args) -> list[Any]:
-    """The arguments once for each dual tensor in them, with that one's tangent and the others' primals."""
+    """The arguments once for each place of a dual tensor, with the tangent there and primals elsewhere.
 
-    def only(one: Dual) -> Any:
-        return _replace(args, lambda dual: dual.tangent if dual is one else dual.primal)
+    By place and not by object: in x * x the same tensor stands in two.
+    """
 
-    return [only(dual) for dual in _duals(args)]
+    def only(place: int) -> Any:
+        places = count()
+        return _replace(args, lambda dual: dual.tangent if next(places) == place else dual.primal)
+
+    return [only(place) for place in range(len(_duals(args)))]
 
 
 def _rng_kept(device: torch.device, random: bool) -> AbstractContextManager[None]:
@@ -386,7 +407,7 @@ RULES: dict[str, Rule] = {
         """
         reshape view flatten unflatten permute transpose t squeeze unsqueeze expand repeat repeat_interleave chunk split
         tensor_split unbind __getitem__ select narrow index_select flip roll rot90 contiguous to float double bfloat16
-        type clone neg __neg__ negative sum mean cumsum diff movedim moveaxis swapaxes swapdims broadcast_to diagonal
+        type clone neg __neg__ negative sum mean cumsum movedim moveaxis swapaxes swapdims broadcast_to diagonal
         tril triu pixel_shuffle pixel_unshuffle channel_shuffle avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
         adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample unfold fold take_along_dim gather adjoint
         view_as_real view_as_complex fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2""",

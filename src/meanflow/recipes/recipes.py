@@ -78,7 +78,7 @@ def recipe(name: str) -> Recipe:
     """The recipe of a name; raises ValueError with the nearest name for an unknown one."""
     if name not in RECIPES:
         near = get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `meanflow recipes`"
+        hint = f"did you mean {near[0]}?" if near else "see `meanflow recipes`."
         raise ValueError(f"unknown recipe {name!r}; {hint} Known: {', '.join(RECIPES)}")
     return RECIPES[name]()
 

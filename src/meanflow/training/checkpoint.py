@@ -44,7 +44,7 @@ def save(folder: Path, name: str, files: Files, state: dict[str, Any], keep: int
         sums = {}
         for file, tensors in files.items():
             path = aside / file
-            save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, path)
+            save_file(_unshared(tensors), path)
             _sync(path)
             sums[file] = _sha256(path)
         write_text(aside / STATE, json.dumps({**state, "sha256": sums}, indent=1))
@@ -73,7 +73,10 @@ def checkpoints(folder: Path) -> list[Path]:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The JSON part of a checkpoint; raises CheckpointError when it is missing or damaged."""
     try:
-        return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
+            raise ValueError("it is not the state of a checkpoint")
+        return state
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint / STATE} cannot be read: {error}") from error
 
@@ -93,6 +96,18 @@ def read(checkpoint: Path, file: str) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with memory of its own: safetensors refuses tied weights otherwise."""
+    seen: set[int] = set()
+    alone = {}
+    for name, value in tensors.items():
+        copy = value.detach().contiguous().cpu()
+        address = copy.untyped_storage().data_ptr()
+        alone[name] = copy.clone() if address in seen else copy
+        seen.add(address)
+    return alone
 
 
 def _sync(path: Path) -> None:

@@ -24,7 +24,7 @@ class EMA:
         """Take the module's present weights into every average."""
         self.updates += 1
         now = self.module.state_dict()
-        names = [n for n, p in self.module.named_parameters()]
+        names = [n for n, _ in self.module.named_parameters(remove_duplicate=False)]
         for decay, average in self.averages.items():
             weight = 1 - warm_decay(decay, self.updates)
             old = [average[n] for n in names]

@@ -19,7 +19,7 @@ from ..evaluation.pictures import drawable, picture, save_picture
 from ..objectives import Objective, check_network
 from .ema import EMA
 from .log import Log
-from .run import describe, open_run, resume, save_state
+from .run import describe, open_run, pick_device, resume, save_state
 from .settings import Training, settings
 from .signals import StopSignal
 
@@ -49,7 +49,7 @@ def fit(
     holds another run.
     """
     s = settings(training, options)
-    folder, dataset, device = Path(out), open_data(data), _device(s.device)
+    folder, dataset, device = Path(out), open_data(data), pick_device(s.device)
     objective.to(device).train()
     _check(objective, dataset, device)
     if s.compile:
@@ -65,6 +65,9 @@ def fit(
 def _train(objective: Objective, data: Dataset, folder: Path, s: Training, device: torch.device) -> Run:
     optimizer, ema = _optimizer(objective, s), EMA(objective, s.ema)
     step, carried = resume(folder, objective, optimizer, ema)
+    if step > 0:
+        state = "nothing to do" if step >= s.steps else "going on"
+        print(f"{folder} has seen {min(step * s.batch, s.images):,} of {s.images:,} images: {state}", file=sys.stderr)
     generator, log = torch.Generator(device), Log(folder, s, step, carried)
     with (
         StopSignal() as stop,
@@ -143,15 +146,6 @@ def _check(objective: Objective, data: Dataset, device: torch.device) -> None:
     if cond is None and getattr(objective, "guidance", None) is not None:
         raise ValueError("guidance needs conditions, but the data have no labels; use guidance=None")
     check_network(objective, x.to(device), _to(cond, device))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for, but this torch sees no GPU; use device='cpu'")
-    return device
 
 
 def _to(cond: Cond, device: torch.device) -> Cond:

@@ -48,11 +48,27 @@ def describe(objective: Objective, data: Dataset, settings: Training) -> dict[st
     }
 
 
+def pick_device(name: str) -> torch.device:
+    """The device of a name, "auto" for the first GPU if any; raises ValueError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device {name!r} was asked for, but this torch sees no such device; use cpu or auto"
+        ) from error
+    return device
+
+
 def open_run(folder: Path, config: dict[str, Any]) -> None:
     """Create the folder of a run, or make sure that it holds the same one.
 
     Raises ValueError saying what differs when it holds another.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; the run needs a folder, choose another name")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "config.json"
     config = json.loads(json.dumps(config))
@@ -62,6 +78,12 @@ def open_run(folder: Path, config: dict[str, Any]) -> None:
             raise ValueError(
                 f"{folder} holds another run; it differs in\n  " + "\n  ".join(differ) + "\n"
                 "Choose another output folder, or give the settings of that run to continue it"
+            )
+        done = [int(path.name) for path in checkpoint.checkpoints(folder / "checkpoints")]
+        if done and config["training"]["images"] < done[-1]:
+            raise ValueError(
+                f"{folder} has already seen {done[-1]:,} images, {config['training']['images']:,} were asked for; "
+                "choose another output folder for a shorter run"
             )
     elif any(p for p in folder.iterdir() if not p.name.startswith(".")):
         raise ValueError(f"{folder} is not empty and holds no run (no config.json); choose another output folder")
@@ -78,6 +100,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is damaged: it holds no settings")
     if config.get("format") != FORMAT:
         raise ValueError(f"{file} has format {config.get('format')}, this version of meanflow reads {FORMAT}")
     return config
