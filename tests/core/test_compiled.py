@@ -1,5 +1,7 @@
 """The compiled step: as right and as cheap as the eager one, and eager where it is not."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,11 @@ from meanflow.core import compiled
 from meanflow.core.compiled import PlainGroupNorm, PlainLayerNorm, fold_zeros, prepare
 from meanflow.core.times import Pairs
 from meanflow.nets import DiT
+
+pytestmark = pytest.mark.skipif(
+    not any(shutil.which(name) for name in ("g++", "clang++", "c++")),
+    reason="torch.compile needs a C++ compiler on a CPU",
+)
 
 
 @pytest.fixture(autouse=True)
