@@ -13,20 +13,8 @@ from PIL import Image
 
 from meanflow.cli import main
 
-TINY = [
-    "--net.width",
-    "32",
-    "--net.depth",
-    "1",
-    "--net.heads",
-    "4",
-    "--net.patch",
-    "4",
-    "--images",
-    "640",
-    "--batch",
-    "64",
-]
+NET = ["--net.width", "32", "--net.depth", "1", "--net.heads", "4"]
+TINY = [*NET, "--net.patch", "4", "--images", "640", "--batch", "64"]
 
 
 def meanflow(*words, cwd=None, check=True):
@@ -149,21 +137,7 @@ def test_cifar_folder_trains(cifar10, tmp_path):
         folder = tmp_path / "cifar" / str(labels[i])
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(tile).save(folder / f"{i}.png")
-    meanflow(
-        "train",
-        "cifar",
-        "--net.width",
-        "32",
-        "--net.depth",
-        "1",
-        "--net.heads",
-        "4",
-        "--images",
-        "64",
-        "--batch",
-        "32",
-        cwd=tmp_path,
-    )
+    meanflow("train", "cifar", *NET, "--images", "64", "--batch", "32", cwd=tmp_path)
     grid = Image.open(sorted((tmp_path / "runs/cifar/grids").glob("*.png"))[-1])
     assert grid.mode == "RGB"
 
@@ -181,6 +155,14 @@ def test_help_and_recipes_are_readable(capsys):
         assert word in capsys.readouterr().out
     assert "digits-unguided" in meanflow("recipes").stdout
     assert "--objective.guidance.scale 2.0" in meanflow("recipes", "show", "digits").stdout
+
+
+def test_printed_settings_are_options(capsys, tmp_path, monkeypatch):
+    """What `recipes show` prints can be given back as it is."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipes", "show", "digits"]) == 0
+    printed = capsys.readouterr().out.split("\n", 1)[1].replace("\n", " ").split()
+    assert main(["train", "digits", "--dry-run", *printed]) == 0
 
 
 def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path):
@@ -207,6 +189,8 @@ def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path):
         (["sample", "empty"], "holds no run"),
         (["evaluate"], "at least one run folder"),
         (["bench", "sample", "--rounds", "0"], "rounds must be at least 1"),
+        (["bench", "step", "--rounds", "0"], "rounds must be at least 1"),
+        (["bench", "step", "--device", "tpu9"], "sees no such device"),
         (["sample", "empty", "--device", "tpu9"], "sees no such device"),
         (["doctor", "net.py"], "PATH.py:Factory"),
         (["doctor", "nets.py:build"], "no file nets.py"),

@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -341,7 +341,8 @@ def _bench(words: list[str]) -> int:
         return 0
     s = _parse(kinds[words[0]], words[1:], f"bench {words[0]}")
     if words[0] == "step":
-        result, text = price_step(s.settings), step_table
+        _at_least_one(batch=s.settings.batch, rounds=s.settings.rounds)
+        result, text = price_step(replace(s.settings, device=str(pick_device(s.settings.device)))), step_table
     else:
         _at_least_one(batch=s.batch, rounds=s.rounds)
         net = load(s.run) if s.run else build(recipe("digits"), digits()).net
@@ -399,6 +400,8 @@ def _settings_text(settings: Any) -> str:
         for key, value in tree.items():
             # Training options carry no prefix on the command line.
             name = key if path in ("", "training") else f"{path}.{key}"
+            if value is False:
+                continue  # a flag that is off is not written
             found += (
                 lines(value, name) if isinstance(value, dict) else [f"  --{name.replace('_', '-')} {_shown(value)}"]
             )

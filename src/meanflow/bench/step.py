@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core.derivative import Mode
 from ..core.guidance import Guidance
+from ..core.path import relative
 from ..core.times import Pairs, Times
 from ..nets import DiT
 from ..objectives import FlowMatching, MeanFlow
@@ -126,7 +127,7 @@ def _row(s: StepSettings, net: nn.Module, guidance: Guidance | None) -> StepRow:
         authors_flops_ratio=cost["authors"] / cost["flow"],
         authors_memory_ratio=peak["authors"] / peak["flow"] if peak else None,
         authors_time_ratio=ratio(taken["authors"], taken["flow"])[0],
-        gradient_difference=_difference(_gradient(net, works["ours"]), _gradient(net, works["authors"])),
+        gradient_difference=relative(_gradient(net, works["ours"]), _gradient(net, works["authors"])),
     )
 
 
@@ -186,10 +187,6 @@ def _step(net: nn.Module, loss: Any) -> Work:
 def _gradient(net: nn.Module, work: Work) -> Tensor:
     work()
     return torch.cat([p.grad.flatten().clone() for p in net.parameters() if p.grad is not None])
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 def _filled(net: nn.Module) -> nn.Module:

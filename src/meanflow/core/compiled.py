@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from .path import relative
+
 aten = torch.ops.aten
 
 # Where each of these has its fill value.
@@ -210,11 +212,7 @@ class Compiled:
             flat = torch.cat([g.flatten() for g in gradients if g is not None])
             found.append({"u": step.u, "du/dt": step.dudt, "gradients": flat})
         fast, slow = found
-        return {name: _relative(fast[name], value) for name, value in slow.items() if value is not None}
-
-
-def _relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm().clamp_min(1e-30))
+        return {name: relative(fast[name], value) for name, value in slow.items() if value is not None}
 
 
 def prepare(net: nn.Module) -> nn.Module:

@@ -22,6 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # Largest number of attention scores that the tangent of attention holds at a time, per operand.
 SCORES_AT_A_TIME = 2**24
+# Functions that change their first argument, besides those with an underscore at the end of their name.
+IN_PLACE = ("__setitem__", "__iadd__", "__isub__", "__imul__")
 # Functions that draw random numbers, besides those with dropout in their name.
 RANDOM = ("rrelu", "multi_head_attention_forward", "gumbel_softmax", "gru", "lstm", "rnn_tanh", "rnn_relu")
 
@@ -101,9 +103,8 @@ def primal_of(value: Any) -> Any:
 def general(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
     """Any function: its value with a graph, its tangent by torch's forward-mode rule for it."""
     name = _name(func)
-    if (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__iadd__", "__isub__", "__imul__"):
-        raise NotDual(f"{name} changes a tensor in place")
-    if kwargs.get("inplace") or kwargs.get("out") is not None:
+    in_place = (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
+    if in_place or kwargs.get("inplace") or kwargs.get("out") is not None:
         raise NotDual(f"{name} changes a tensor in place")
     device = _duals((args, kwargs))[0].device
     # On a CPU the generator is kept in any case; on a GPU that costs, so it is for functions known to draw.
@@ -142,11 +143,11 @@ def multilinear(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
     """Products: the product rule, one term for each factor that has a tangent."""
     if _duals(kwargs):
         return general(func, args, kwargs)
-    out = func(*primal_of(args), **primal_of(kwargs))
+    out = func(*primal_of(args), **kwargs)
     with torch.no_grad():
         total: Any = None
         for term in _one_tangent_each(args):
-            part = func(*term, **primal_of(kwargs))
+            part = func(*term, **kwargs)
             total = part if total is None else total + part
     return Dual(out, total)
 
@@ -251,6 +252,7 @@ def attention(func: Callable[..., Any], args: Args, kwargs: Kwargs) -> Any:
     given = dict(zip(names, args, strict=False)) | kwargs
     if given.get("dropout_p") or given.get("enable_gqa") or isinstance(given.get("attn_mask"), Dual):
         return attention_in_steps(given)
+    given = {name: value for name, value in given.items() if name not in ("dropout_p", "enable_gqa")}
     duals = [given.pop(name) for name in names[:3]]
     (q, dq), (k, dk), (v, dv) = ((d.primal, d.tangent) if isinstance(d, Dual) else (d, None) for d in duals)
     out = func(q, k, v, **given)
@@ -262,10 +264,8 @@ def attention_tangent(
     primals: tuple[Tensor, Tensor, Tensor],
     tangents: tuple[Tensor | None, Tensor | None, Tensor | None],
     attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    enable_gqa: bool = False,
 ) -> Tensor:
     """Tangent of softmax(q k^T scale + mask) v, a few query rows at a time where the scores would be large.
 

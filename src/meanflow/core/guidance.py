@@ -77,6 +77,11 @@ class Guidance:
         """Whether u(z, t, t, null) enters the guided velocity."""
         return abs(1 - self.w - self.k) > 1e-12
 
+    @property
+    def acts(self) -> bool:
+        """Whether the guided velocity differs from e - x at all."""
+        return self.needs_cond or self.needs_null
+
     def __str__(self) -> str:
         low, high = self.interval
         return f"effective scale {self.scale:.4g} (w = {self.w:.4g}, k = {self.k:.4g}) for t in [{low:g}, {high:g}]"

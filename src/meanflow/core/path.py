@@ -1,5 +1,7 @@
 """The straight path between data and noise, and the one helper that broadcasts times."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,12 @@ from torch import Tensor
 def like(t: Tensor, z: Tensor) -> Tensor:
     """Reshape times [B] to [B, 1, ...] so that they broadcast over samples z [B, *shape]."""
     return t.reshape(-1, *[1] * (z.ndim - 1))
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """How far a is from b: |a - b| / |b|, infinite where either is not finite."""
+    distance = float((a - b).norm() / b.norm().clamp_min(1e-30))
+    return distance if math.isfinite(distance) else math.inf
 
 
 def interpolate(x: Tensor, e: Tensor, t: Tensor) -> Tensor:

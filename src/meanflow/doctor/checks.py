@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +13,10 @@ from ..bench.cost import Work, flops, peak_bytes
 from ..core.compiled import prepare
 from ..core.conditions import Cond, map_cond
 from ..core.derivative import Mode, call, central_difference, evaluating, jvp
+from ..core.path import relative
 from ..core.times import Times
 from ..objectives import FlowMatching, MeanFlow
-from ..objectives.check import _check_precision, _check_time, _Filled, check_labels
+from ..objectives.check import Filled, check_labels, check_time, check_weights
 from .report import Finding
 from .subject import Subject, filled, told
 
@@ -32,9 +32,9 @@ BATCH, SHARE_EQUAL = 8, 0.75
 def check_call(s: Subject) -> Finding:
     """net(z, t=t, r=r, cond=cond) gives finite numbers in the shape and dtype of z."""
     check_labels(MeanFlow(s.net), s.cond)
-    _check_precision(s.net)
+    check_weights(s.net)
     with evaluating(s.net):
-        u = call(_Filled(s.net), s.z, s.t, s.r, s.cond)
+        u = call(Filled(s.net), s.z, s.t, s.r, s.cond)
     if not bool(u.isfinite().all()):
         rows = [i for i, row in enumerate(u) if not bool(row.isfinite().all())]
         return Finding(
@@ -50,13 +50,13 @@ def check_call(s: Subject) -> Finding:
 @torch.no_grad()
 def check_times(s: Subject) -> Finding:
     """The output moves with t and with r, and so does the derivative."""
-    net = _Filled(s.net)
+    net = Filled(s.net)
     t, r = torch.full_like(s.t, 0.7), torch.full_like(s.r, 0.3)
     problems = []
     with evaluating(s.net):
         for name in ("t", "r"):
             try:
-                _check_time(net, s.x, t, r, s.cond, name, s.forward_mode)
+                check_time(net, s.x, t, r, s.cond, name, s.forward_mode)
             except ValueError as error:
                 problems.append(str(error))
     if problems:
@@ -101,7 +101,7 @@ def _difference(s: Subject, dtype: torch.dtype, width: float | None) -> float:
         with torch.enable_grad():  # as in training
             _, exact = jvp(net, z, t, r, cond, step)
         _, near = central_difference(net, z, t, r, cond, step, width=width)
-    return _relative(exact, near)
+    return relative(exact, near)
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def check_dropout(s: Subject) -> Finding:
     torch.manual_seed(0)
     with torch.enable_grad():
         u, _ = jvp(net, s.z, s.t, s.r, s.cond, (s.v, torch.ones_like(s.t), None))
-    error = _relative(u.detach(), plain)
+    error = relative(u.detach(), plain)
     if error < 1e-3:
         return Finding("dropout", True, f"the derivative pass has the masks of a plain forward (u within {error:.1e})")
     return Finding(
@@ -153,7 +153,7 @@ def check_compile(s: Subject) -> Finding:
                 compiled = _compiled(derive)(*given)
         except Exception as error:
             return Finding("compile", None, f"torch.compile fails, the network runs eager: {told(error)}")
-    errors = [_relative(a.detach(), b.detach()) for a, b in zip(compiled, eager, strict=True)]
+    errors = [relative(a.detach(), b.detach()) for a, b in zip(compiled, eager, strict=True)]
     detail = f"compiled u differs by {errors[0]:.1e} from eager, du/dt by {errors[1]:.1e}"
     if max(errors) < 1e-3:
         return Finding("compile", True, detail)
@@ -194,11 +194,6 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # Every examination compiles the same code object for another network; a new start keeps torch's limit away.
     torch._dynamo.reset_code(function.__code__)
     return torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=False)
-
-
-def _relative(a: Tensor, b: Tensor) -> float:
-    error = float((a - b).norm() / b.norm().clamp_min(1e-12))
-    return error if math.isfinite(error) else float("inf")
 
 
 def _list(x: Tensor) -> list[float]:

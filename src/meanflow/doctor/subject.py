@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.conditions import Cond, map_cond, take
 from ..core.path import check_samples
-from ..objectives.check import _Filled
+from ..objectives.check import Filled
 
 ROWS = 4
 _PACKAGE = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def admit(
 def filled(net: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """A copy with noise in the all-zero parameters, which would hide what lies before them."""
     twin = copy.deepcopy(net)
-    twin.load_state_dict(_Filled(twin).fill, strict=False)
+    twin.load_state_dict(Filled(twin).fill, strict=False)
     return twin if dtype is None else twin.to(dtype)
 
 

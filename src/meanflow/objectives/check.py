@@ -21,15 +21,15 @@ def check_network(objective: Objective, x: Tensor, cond: Cond = None) -> None:
     """
     x, cond = x[:2], take(cond, slice(0, 2))
     check_labels(objective, cond)
-    _check_precision(objective.net)
+    check_weights(objective.net)
     average = objective.field == "average"
-    net = _Filled(objective.net)
+    net = Filled(objective.net)
     t = torch.full((len(x),), 0.7, device=x.device, dtype=x.dtype)
     r = torch.full_like(t, 0.3) if average else t
     exact = average and getattr(objective, "derivative", "exact") != "finite_difference"
     with evaluating(objective.net):
         for name in ("t", "r") if average else ("t",):
-            _check_time(net, x, t, r, cond, name, exact)
+            check_time(net, x, t, r, cond, name, exact)
 
 
 def check_labels(objective: Objective, cond: Cond) -> None:
@@ -44,7 +44,8 @@ def check_labels(objective: Objective, cond: Cond) -> None:
         )
 
 
-def _check_precision(net: nn.Module) -> None:
+def check_weights(net: nn.Module) -> None:
+    """Raise ValueError for a network whose weights are in half precision."""
     for name, p in net.named_parameters():
         if p.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(
@@ -53,7 +54,7 @@ def _check_precision(net: nn.Module) -> None:
             )
 
 
-class _Filled(nn.Module):
+class Filled(nn.Module):
     """The network with noise in its all-zero parameters."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -75,7 +76,7 @@ class _Filled(nn.Module):
             raise ValueError(f"the network must take the call net(z, t=t, r=r, cond=cond): {error}") from error
 
 
-def _check_time(net: _Filled, x: Tensor, t: Tensor, r: Tensor, cond: Cond, name: str, exact: bool) -> None:
+def check_time(net: Filled, x: Tensor, t: Tensor, r: Tensor, cond: Cond, name: str, exact: bool) -> None:
     """The output must move with the time `name`, and its forward-mode derivative must see that."""
     one, zero = torch.ones_like(t), torch.zeros_like(t)
     step = (torch.zeros_like(x), one if name == "t" else zero, one if name == "r" else zero)

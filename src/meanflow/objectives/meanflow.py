@@ -158,7 +158,7 @@ class MeanFlow(Objective):
     def _null_field(self, z: Tensor, t: Tensor, cond: Cond, rows: slice | Tensor) -> Tensor | None:
         """u(z, t, t, null) in the given rows where guidance needs it."""
         g = self.guidance
-        if g is None or not (g.needs_cond or g.needs_null):
+        if g is None or not g.acts:
             return None
         if cond is None:
             raise ValueError(f"guidance ({g}) needs conditions, got cond=None; pass labels or guidance=None")
@@ -184,7 +184,7 @@ class MeanFlow(Objective):
         was active: guidance is evaluated without.
         """
         g, v, t = self.guidance, v[rows], t[rows]
-        if g is None or not (g.needs_cond or g.needs_null):
+        if g is None or not g.acts:
             return v
         dropped = None if dropped is None else dropped[rows]
         u_cond = prediction

@@ -44,7 +44,7 @@ def describe(objective: Objective, data: Dataset, settings: Training) -> dict[st
         },
         "objective": {"type": type(objective).__name__, "arguments": objective.arguments()},
         "data": data.description(),
-        "training": plain(settings) | {"type": "Training"},
+        "training": plain(settings),
     }
 
 
