@@ -1,0 +1,7 @@
+"""python -m meanflow.cli"""
+
+import sys
+
+from . import main
+
+sys.exit(main())

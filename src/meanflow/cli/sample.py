@@ -1,0 +1,109 @@
+"""meanflow sample."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from ..core.sampling import noise_from_seeds, sample
+from ..evaluation.pictures import drawable, picture, save_picture, single
+from ..training import load
+from ..training.run import pick_device
+from .words import at_least_one, floats, numbers, parse
+
+
+@dataclass
+class Sample:
+    """Draw samples from a run: one network call each, or more with --steps.
+
+    A sample depends on its seed and class alone, not on the batch that it is drawn in.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    classes: str | None = None
+    """Classes, e.g. 3,7 or 0-9; seed s gets the class at place s modulo their number. All by default."""
+    seeds: str | None = None
+    """Seeds, one a sample, e.g. 0-63 or 1,5,8."""
+    steps: int = 1
+    """Network calls per sample."""
+    times: str | None = None
+    """Instead of --steps, decreasing times from 1 to 0, e.g. 1,0.5,0."""
+    guidance: float | None = None
+    """Guidance scale at sampling time, for runs that were trained without guidance inside."""
+    out: Path = Path("samples.png")
+    """grid.png for one picture, name.npz for arrays, or a folder for single PNGs."""
+    ema: float | None = None
+    """Decay of the averaged weights to use; the run's first by default."""
+    raw: bool = False
+    """Use the weights without averaging."""
+    batch: int = 256
+    """Samples per network call."""
+    device: str = "auto"
+    """Device: cpu, cuda, or auto for the first GPU where there is one."""
+
+
+def run(words: list[str]) -> int:
+    """Draw samples from a run."""
+    s = parse(Sample, words, "sample")
+    device = pick_device(s.device)
+    at_least_one(batch=s.batch)
+    net = load(s.run, ema=s.ema, raw=s.raw, device=device)
+    shape, classes = tuple(net.shape), net.null if isinstance(net.null, int) else None  # type: ignore[arg-type]
+    chosen = _chosen_classes(s.classes, classes)
+    seeds = numbers(s.seeds, "seeds") if s.seeds else list(range(8 * len(chosen) if chosen else 64))
+    if s.times is not None and "--steps" in " ".join(words):
+        raise ValueError("give --steps or --times, not both")
+    schedule: dict[str, Any] = {"times": floats(s.times, "times")} if s.times else {"steps": s.steps}
+    parts, start = [], time.perf_counter()
+    for i in range(0, len(seeds), s.batch):
+        rows = seeds[i : i + s.batch]
+        labels = torch.tensor([chosen[seed % len(chosen)] for seed in rows], device=device) if chosen else None
+        noise = noise_from_seeds(rows, shape, device)
+        parts.append(sample(net, noise, labels, guidance=s.guidance, **schedule).cpu())
+    taken = time.perf_counter() - start
+    where = _write_samples(torch.cat(parts), seeds, chosen, s.out)
+    calls = len(schedule["times"]) - 1 if s.times else s.steps
+    print(f"{len(seeds)} samples, {calls} network call{'s' * (calls != 1)} each, {taken * 1e3:.0f} ms -> {where}")
+    return 0
+
+
+def _write_samples(x: Any, seeds: list[int], chosen: list[int] | None, out: Path) -> Path:
+    """A grid, an archive of arrays, or a folder of single pictures, by the name of `out`."""
+    labels = [chosen[seed % len(chosen)] for seed in seeds] if chosen else None
+    if out.suffix == ".npz":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {"x": x.numpy(), "seeds": np.array(seeds)} | ({"labels": np.array(labels)} if labels else {})
+        np.savez(out, **arrays)
+    elif not drawable(tuple(x.shape[1:])):
+        raise ValueError(f"samples of shape {list(x.shape[1:])} cannot be drawn; use --out samples.npz")
+    elif out.suffix.lower() == ".png":
+        save_picture(picture(x, len(chosen) if chosen and len(chosen) > 1 else None), out)
+    elif out.suffix:
+        raise ValueError(f"--out must end in .png or .npz, or be a folder, got {out}")
+    elif x.ndim != 4:
+        raise ValueError("single pictures need images; use --out samples.png or samples.npz")
+    else:
+        for i, seed in enumerate(seeds):
+            name = f"{seed:06d}.png" if labels is None else f"{seed:06d}-class{labels[i]}.png"
+            save_picture(single(x[i]), out / name)
+    return out
+
+
+def _chosen_classes(text: str | None, classes: int | None) -> list[int] | None:
+    """The classes asked for; raises ValueError for ones that the network does not know."""
+    if classes is None:
+        if text is not None:
+            raise ValueError("this run was trained without classes; leave --classes out")
+        return None
+    chosen = numbers(text, "classes") if text else list(range(classes))
+    wrong = [c for c in chosen if not 0 <= c < classes]
+    if wrong:
+        raise ValueError(f"this run has the classes 0 to {classes - 1}, got {wrong}")
+    return chosen

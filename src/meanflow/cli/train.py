@@ -1,0 +1,118 @@
+"""meanflow train."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from ..bench import flops
+from ..data import Dataset, open_data
+from ..objectives import Objective
+from ..recipes import Recipe, build, default_name, recipe
+from ..training import fit
+from .words import option, parse, settings_text
+
+
+@dataclass
+class Train:
+    """Train a one-step generator. The same command again resumes an interrupted run.
+
+    The options below override a recipe: the one of --recipe NAME, or one that fits the data. The defaults shown are
+    those of --recipe NAME where it is given, else of the recipe dit-tiny; `meanflow recipes show NAME` prints others.
+    """
+
+    data: tyro.conf.Positional[str]
+    """digits, a folder of images, or an .npz or .npy file."""
+    recipe: str | None = None
+    """Recipe to start from (see `meanflow recipes`); by default one that fits the data."""
+    out: Path | None = None
+    """Run folder; by default runs/ and the name of the data."""
+    size: int | None = None
+    """Side to which images of a folder are resized and cropped."""
+    mode: str | None = None
+    """RGB or L (grey), for a folder that mixes both."""
+    skip_broken: bool = False
+    """Leave out unreadable images instead of stopping."""
+    dry_run: bool = False
+    """Only print the settings, the number of parameters and the cost of a step."""
+    settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+    """The recipe's settings."""
+
+
+def run(words: list[str]) -> int:
+    """Train, or print what would be done."""
+    # The recipe decides the defaults; data of another kind than guessed here parse once more below.
+    guess = option(words, "--recipe") or ("digits" if "digits" in words else "dit-tiny")
+    s = parse(Train, words, "train", default=Train(tyro.MISSING, settings=recipe(guess)))
+    split = "train" if s.data == "digits" else "all"
+    dataset = open_data(s.data, size=s.size, mode=s.mode, skip_broken=s.skip_broken, split=split)
+    name = s.recipe or default_name(dataset, s.data)
+    if name != guess:
+        s = parse(Train, words, "train", default=Train(tyro.MISSING, settings=recipe(name)))
+    objective = build(s.settings, dataset)
+    out = s.out or Path("runs") / Path(s.data).absolute().stem
+    if s.dry_run:
+        print(_dry_run(s.settings, name, objective, dataset))
+        return 0
+    _introduce(name, objective, dataset, out)
+    done = fit(objective, dataset, out=out, training=s.settings.training)
+    if done.stopped is not None:
+        print(f"stopped by {done.stopped} after {done.images:,} images; saved. The same command again goes on.")
+        return 128 + signal.Signals[done.stopped]
+    judge = f"meanflow evaluate {out}" if s.data == "digits" else f"the newest grid in {out / 'grids'}"
+    print(f"trained on {done.images:,} images. Next: meanflow sample {out}; {judge}")
+    return 0
+
+
+def _introduce(name: str, objective: Objective, data: Dataset, out: Path) -> None:
+    """What is about to happen, and how to read its numbers."""
+    parameters = sum(p.numel() for p in objective.net.parameters())
+    print(
+        f"recipe {name}: {type(objective.net).__name__} with {parameters:,} parameters on {len(data):,} samples "
+        f"of shape {tuple(data.shape)}, classes: {_class_names(data)}; run folder {out}"
+    )
+    guidance = getattr(objective, "guidance", None)
+    if guidance is not None:
+        print(f"guidance: {guidance}")
+
+
+def _class_names(data: Dataset) -> str:
+    if data.classes is None:
+        return "none"
+    names = data.class_names or ()
+    listed = ", ".join(f"{i} {name}" for i, name in enumerate(names[:20]) if str(i) != name)
+    return f"{data.classes} ({listed})" if listed else str(data.classes)
+
+
+def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -> str:
+    """Settings, parameters, FLOPs and memory of a step, from a small step scaled to the batch."""
+    batch = settings.training.batch
+    n = min(batch, 8)
+    x, cond = data.batch([i % len(data) for i in range(n)])
+    stored = 0
+
+    def count(tensor: Any) -> Any:
+        nonlocal stored
+        stored += tensor.numel() * tensor.element_size()
+        return tensor
+
+    def work() -> None:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            objective(x, cond).loss.backward()
+
+    total = flops(work) * batch / n
+    parameters = sum(p.numel() for p in objective.net.parameters())
+    copies = 4 + len(settings.training.ema)  # weights, gradients, two moments, averages
+    gib = (parameters * 4 * copies + stored * batch / n) / 2**30
+    return (
+        f"recipe {name}\n{settings_text(settings)}\n"
+        f"parameters        {parameters:,}\n"
+        f"FLOPs per step    {total:.3g} (batch {batch})\n"
+        f"FLOPs of the run  {total * settings.training.steps:.3g} ({settings.training.steps:,} steps)\n"
+        f"memory, estimated {gib:.2f} GiB (weights, gradients, optimiser, averages, stored activations)"
+    )

@@ -1,0 +1,77 @@
+"""What the commands share: parsing of words, numbers and settings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from difflib import get_close_matches
+from typing import Any
+
+import tyro
+
+
+def parse(kind: Any, words: list[str], command: str, default: Any = None) -> Any:
+    """Parse words into a dataclass; tyro itself explains wrong options and exits with 2."""
+    given = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=words, prog=f"meanflow {command}", config=(tyro.conf.FlagCreatePairsOff,), **given)
+
+
+def numbers(text: str, name: str) -> list[int]:
+    """ "3,7" or "0-63" as integers."""
+    found: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise ValueError(f"--{name} takes numbers and ranges such as 3,7 or 0-63, got {text!r}")
+        found += range(int(low), int(high if dash else low) + 1)
+    if not found:
+        raise ValueError(f"--{name} {text!r} is an empty range; the smaller number comes first")
+    return found
+
+
+def at_least_one(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def floats(text: str, name: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--{name} takes numbers such as 1,0.5,0, got {text!r}") from error
+
+
+def option(words: list[str], name: str) -> str | None:
+    for i, word in enumerate(words):
+        if word == name and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def nearest(word: str, known: Any) -> str:
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def settings_text(settings: Any) -> str:
+    def lines(tree: dict[str, Any], path: str) -> list[str]:
+        found: list[str] = []
+        for key, value in tree.items():
+            # Training options carry no prefix on the command line.
+            name = key if path in ("", "training") else f"{path}.{key}"
+            if value is False:
+                continue  # a flag that is off is not written
+            found += (
+                lines(value, name) if isinstance(value, dict) else [f"  --{name.replace('_', '-')} {_shown(value)}"]
+            )
+        return found
+
+    return "\n".join(lines(asdict(settings), ""))
+
+
+def _shown(value: Any) -> str:
+    if value is True:
+        return ""
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
