@@ -31,6 +31,8 @@ class Training:
     """Largest gradient norm; None = no clipping."""
     ema: tuple[float, ...] = (0.999,)
     """Decays of the averaged weights kept beside the raw ones; the first one is used for samples."""
+    augment: Literal["none", "flip", "edm"] = "none"
+    """Random changes of images: flip mirrors them; edm also scales, stretches and shifts, and tells the network."""
     compile: bool = False
     """Compile the training step with torch.compile; worth it on GPUs and for long runs."""
     seed: int = 0
