@@ -67,7 +67,7 @@ class Filled(nn.Module):
         self.fill = {
             name: (0.1 * torch.randn(p.shape, generator=generator)).to(p.device, p.dtype)
             for name, p in net.named_parameters()
-            if float(p.abs().max()) < NEARLY_ZERO
+            if not bool((p.abs() >= NEARLY_ZERO).any())
         }
 
     def forward(self, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
