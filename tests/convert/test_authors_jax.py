@@ -230,3 +230,27 @@ def test_a_run_without_counterpart_is_not_written(tmp_path):
     mf.fit(MeanFlow(mf.nets.MLP((2,), width=8, depth=1)), torch.randn(32, 2), out=tmp_path / "run", images=32, batch=16)
     with pytest.raises(ValueError, match="has the DiT only, this run has a MLP"):
         authors_jax.write(from_run(tmp_path / "run"), tmp_path / "out")
+
+
+def test_a_converted_run_is_judged_like_the_run_it_was(tmp_path, capsys, monkeypatch):
+    """Train digits, write them for the authors' code, read that: the same network, the same figures."""
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--net.width", "32", "--net.depth", "1", "--net.heads", "4", "--images", "640", "--batch", "64"]
+    assert main(["train", "digits", "--out", "here", *tiny]) == 0
+    assert main(["convert", "to-authors-jax", "here", "theirs"]) == 0
+    words = ["--heads", "4", "--size", "8", "--decay", "0.999", "--w", "2", "--k", "0"]
+    assert main(["convert", "authors-jax", "theirs", "again", *words]) == 0
+    assert main(["evaluate", "again", "--samples", "200"]) == 2
+    assert "--protocol digits" in capsys.readouterr().err
+    assert (
+        main(["evaluate", "here", "again", "--protocol", "digits", "--samples", "200", "--steps", "1", "--json"]) == 0
+    )
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert rows[0]["frechet"] == rows[1]["frechet"] and rows[0]["agreement"] == rows[1]["agreement"]
+
+
+def test_the_protocol_of_digits_is_for_digits_only(checkpoint, tmp_path, capsys):
+    words = ["convert", "authors-jax", str(checkpoint), str(tmp_path / "run"), "--heads", "4", "--size", "8"]
+    assert main(words) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--protocol", "digits"]) == 2
+    assert "samples (1, 8, 8) of 10 classes" in capsys.readouterr().err
