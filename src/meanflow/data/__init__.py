@@ -4,23 +4,35 @@ from ..core.conditions import Cond
 from .array_files import arrays
 from .dataset import Dataset
 from .embedded_digits import digits
+from .encode import Encoding, encode, round_trip
 from .errors import DataError
 from .image_folder import ImageFolder
+from .latent_cache import LatentCache
+from .latents import LatentContract, check_scale
 from .order import mix_seed, order
 from .prefetch import batches
 from .sources import open_data
 from .tensors import Tensors
+from .vae import VAE, load_vae
 
 __all__ = [
+    "VAE",
     "Cond",
     "DataError",
     "Dataset",
+    "Encoding",
     "ImageFolder",
+    "LatentCache",
+    "LatentContract",
     "Tensors",
     "arrays",
     "batches",
+    "check_scale",
     "digits",
+    "encode",
+    "load_vae",
     "mix_seed",
     "open_data",
     "order",
+    "round_trip",
 ]
