@@ -16,8 +16,8 @@ from .dataset import Dataset, draw
 from .errors import DataError
 from .order import mix_seed
 from .vae import VAE, load_vae
+from .values import LATENT_CHANNELS
 
-CHANNELS = (4, 8, 16, 32)  # of the autoencoders in use; 3-channel arrays are taken for images
 # Our choice: in the decoder of Stable Diffusion one activation (256 channels, 256 pixels) of 8 images takes 0.5 GiB.
 DECODE_ROWS = 8
 CHECK_ROWS = 512  # our choice: quickly read, and at 8 x 8 still 32,768 values a channel
@@ -125,7 +125,7 @@ def check_scale(data: Dataset) -> None:
     that look like latents (4, 8, 16 or 32 channels), bring a warning.
     """
     contract: LatentContract | None = getattr(data, "latents", None)
-    if contract is None and not (len(data.shape) == 3 and data.shape[0] in CHANNELS):
+    if contract is None and not (len(data.shape) == 3 and data.shape[0] in LATENT_CHANNELS):
         return
     std = overall(measured_std(data))
     if QUIET_BAND[0] <= std <= QUIET_BAND[1]:
