@@ -101,7 +101,7 @@ def wide(folder, tmp_path, scale):
     ).latents.scale
     with torch.no_grad():
         for part in model.quant_conv.parameters():
-            part[:4] *= 5 / math.sqrt(sum(1 / s**2 for s in scales) / 4)
+            part[:4] *= 5 / math.sqrt(sum(1 / s**2 for s in measured.latents.scale) / 4)
     model.save_pretrained(tmp_path / "vae")
     return encode(folder, tmp_path / "out", load_vae(tmp_path / "vae"), Encoding(16, scale=scale))
 

@@ -23,7 +23,8 @@ def arrays(path: str | Path, *, image: bool | None = None) -> Tensors:
 
     Keys of a .npz: one of images, x, latents, data, arr_0 and, for conditions, one of labels, y, label, cond, arr_1.
     Images may be [N, C, H, W], [N, H, W, C] with 1 or 3 channels (where both fit, channels come first), or
-    uint8 [N, H, W]; square latents with 4, 8, 16 or 32 channels first or last. Floats [N, H, W] are images with image=True only: they may as well be sequences.
+    uint8 [N, H, W]; square latents have their 4, 8, 16 or 32 channels first or last. Floats [N, H, W] are images with
+    image=True only: they may as well be sequences.
     Pickled objects are never loaded. Raises DataError naming the file.
     """
     path = Path(path)
