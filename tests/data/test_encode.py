@@ -2,10 +2,12 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,7 +97,7 @@ def test_another_scale_changes_the_header_alone(folder, tiny, tmp_path):
     before = encode(folder, out, vae, HOW)
     files = contents(out)
     times = [file.stat().st_mtime_ns for file in sorted((out / "shards").iterdir())]
-    after = encode(folder, out, vae, Encoding(16, True, "0.5", 5, "float32", 3))
+    after = encode(folder, out, vae, replace(HOW, scale="0.5", batch=3))
     assert after.latents.scale == (0.5,) and after.latents.scaled_by == "given"
     assert times == [file.stat().st_mtime_ns for file in sorted((out / "shards").iterdir())] and files == contents(out)
     assert before.description()["fingerprint"] == after.description()["fingerprint"]
@@ -215,7 +217,7 @@ def test_another_encode_in_the_folder_says_what_differs(cache, folder, tiny):
 
 def test_another_size_or_other_images_in_the_folder_are_refused(cache, folder, kl, tmp_path):
     with pytest.raises(DataError, match=r"differs in\n  size: 16 -> 32\n"):
-        encode(folder, cache.root, kl, Encoding(32, True, "auto", 5, "float32"))
+        encode(folder, cache.root, kl, replace(HOW, size=32))
     with pytest.raises(DataError, match=r"images: 22 -> 3\n  files: \w+ -> \w+\n"):
         encode(photos(tmp_path, 3), cache.root, kl, HOW)
 
@@ -226,7 +228,7 @@ def test_broken_images_stop_the_encode_or_are_left_out(tiny, tmp_path):
     with pytest.raises(DataError, match=r"cats/04.png: cannot be read as an image"):
         encode(folder, tmp_path / "out", vae, HOW)
     with pytest.warns(UserWarning, match="1 images are broken and left out, the first: cats/04.png"):
-        cache = encode(folder, tmp_path / "out", vae, Encoding(16, True, "auto", 5, "float32", 2, True))
+        cache = encode(folder, tmp_path / "out", vae, replace(HOW, skip_broken=True))
     assert len(cache) == 11 == cache.latents.count and cache.skipped == {"cats/04.png"}
     assert cache.batch(range(11))[1].tolist() == [0] * 5 + [1] * 6
     x, _, _ = round_trip(folder, cache, vae, 11)
@@ -247,11 +249,26 @@ def test_latents_that_overflow_the_stored_type_are_refused(folder, tmp_path):
     assert len(encode(folder, tmp_path / "wide", vae, Encoding(16, dtype="float32"))) == 22
 
 
+def test_a_full_disk_is_said_and_leaves_what_was_written(folder, tiny, tmp_path):
+    """A real limit on the size of files, above that of the plan and below that of a shard."""
+    vae, out = load_vae(tiny), tmp_path / "out"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"could not write .*000000.safetensors: .*free some space and give the same"):
+            encode(folder, out, vae, replace(HOW, size=64))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((out / "shards").iterdir())
+    assert len(encode(folder, out, vae, replace(HOW, size=64))) == 22
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"size": 20}, "size must be a multiple of 8, by which the VAE divides it, got 20"),
         ({"size": 0}, "size must be at least 1"),
+        ({"dtype": "bfloat16"}, "dtype must be float16 or float32, got 'bfloat16'"),
         ({"scale": "twice"}, "scale must be auto, config, measured or a positive number"),
         ({"scale": "-1"}, "scale must be auto"),
         ({"scale": "config"}, "has no scale in its config; use --scale measured"),

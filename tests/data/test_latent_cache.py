@@ -1,14 +1,18 @@
 """Draws from the posterior, their order, and the check of their scale."""
 
+import json
 import math
+import os
 import re
+import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
 from autoencoders import kl_vae, photos
-from meanflow.data import DataError, Encoding, Tensors, batches, check_scale, encode, load_vae
+from meanflow.data import DataError, Encoding, LatentCache, Tensors, batches, check_scale, encode, load_vae
 from meanflow.data.latent_shards import mapped, shard_path
 
 HOW = Encoding(size=16, shard_size=5, batch=8)
@@ -82,6 +86,38 @@ def test_indices_outside_are_refused(cache, indices):
         cache.batch(indices)
 
 
+def test_a_cache_larger_than_memory_is_read_row_by_row(cache, tmp_path):
+    """A shard of 64 GiB (a file with a hole) in place of one of a few kilobytes."""
+    root = tmp_path / "latents"
+    shutil.copytree(cache.root, root)
+    rows, row = 2**25, 2 * math.prod(cache.shape)
+    entries, end = {}, 0
+    for name, dtype, shape, size in (
+        ("mean", "F16", [rows, 2, *cache.shape], 2 * row),
+        ("std", "F16", [rows, 2, *cache.shape], 2 * row),
+        ("labels", "I64", [rows], 8),
+    ):
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end := end + rows * size]}
+    head = json.dumps(entries).encode()
+    with open(shard_path(root, 0), "wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.truncate(8 + len(head) + end)
+    header = json.loads((root / "latents.json").read_text())
+    header["shards"][0] = {"rows": rows, "size": 8 + len(head) + end}
+    (root / "latents.json").write_text(json.dumps(header))
+    assert end > 64 * 2**30
+    before = _resident()
+    large = LatentCache(root)
+    x, labels = large.batch(torch.linspace(0, rows + 16, 64).long(), torch.Generator().manual_seed(0))
+    assert len(large) == rows + 17 and x.shape == (64, *cache.shape) and labels[-1] == 1
+    assert _resident() - before < 64 * 2**20
+
+
+def _resident():
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_stored_as_float16_the_rounding_is_small(cache, folder, tmp_path):
     exact = encode(folder, tmp_path / "exact", load_vae(cache.latents.vae), Encoding(16, True, "auto", 5, "float32", 8))
     a, b = cache.batch(range(22))[0], exact.batch(range(22))[0]
@@ -96,9 +132,7 @@ def wide(folder, tmp_path, scale):
     model = AutoencoderKL.from_pretrained(kl_vae(tmp_path / "vae", scaling_factor=0.2), low_cpu_mem_usage=False)
     model.quant_conv.bias.data[4:] -= 6  # the posterior narrow, as in trained ones
     model.save_pretrained(tmp_path / "vae")
-    scales = encode(
-        folder, tmp_path / "first", load_vae(tmp_path / "vae"), Encoding(16, scale="measured")
-    ).latents.scale
+    measured = encode(folder, tmp_path / "first", load_vae(tmp_path / "vae"), Encoding(16, scale="measured"))
     with torch.no_grad():
         for part in model.quant_conv.parameters():
             part[:4] *= 5 / math.sqrt(sum(1 / s**2 for s in measured.latents.scale) / 4)

@@ -34,6 +34,7 @@ from .latent_shards import (
     SHARDS,
     Moments,
     Part,
+    file_size,
     is_whole,
     read_json,
     read_part,
@@ -46,6 +47,7 @@ from .pool import Pool
 from .squares import Squares
 from .vae import VAE
 
+DTYPES = ("float16", "float32")
 Batch = tuple[Bytes, list[int], list[str]]  # squares, their places in the listing, and the names of broken files
 
 
@@ -73,6 +75,8 @@ class Encoding:
         for name in ("size", "shard_size", "batch"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.dtype not in DTYPES:
+            raise DataError(f"dtype must be {' or '.join(DTYPES)}, got {self.dtype!r}")
         if self.scale not in ("auto", "config", "measured") and not _positive(self.scale):
             raise DataError(f"scale must be auto, config, measured or a positive number, got {self.scale!r}")
 
@@ -176,7 +180,7 @@ class _Job:
     def finish(self) -> LatentCache | None:
         """Write the header once all shards are there."""
         parts = [read_part(self.out, number) for number in range(self.shards)]
-        if not all(part and shard_path(self.out, n).is_file() for n, part in enumerate(parts)):
+        if not all(part and file_size(shard_path(self.out, n)) == part.size for n, part in enumerate(parts)):
             return None
         write_json(self.out / HEADER, self._header([part for part in parts if part]))
         return LatentCache(self.out)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.conditions import Cond
 from .errors import DataError
-from .latent_shards import HEADER, PLAN, Arrays, mapped, read_json, shard_path
+from .latent_shards import HEADER, PLAN, Arrays, file_size, mapped, read_json, shard_path
 from .latents import LatentContract
 
 
@@ -103,7 +103,7 @@ class LatentCache:
         """Truncated and missing shards are found before training, not hours into it."""
         for number, (_, size) in enumerate(self._shards):
             path = shard_path(self.root, number)
-            found = path.stat().st_size if path.is_file() else None
+            found = file_size(path)
             if found != size:
                 state = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
                 raise DataError(f"{path}: {state}; encode it again with the same command: {self._command}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from .errors import DataError
 
 HEADER, PLAN, SHARDS = "latents.json", "plan.json", "shards"
 FORMAT = 1
-DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64}  # names in the safetensors format
+STORED = {"F16": np.float16, "F32": np.float32, "I64": np.int64}  # names in the safetensors format
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
@@ -87,20 +88,21 @@ def shard_path(root: Path, number: int) -> Path:
 
 
 def write_shard(root: Path, number: int, tensors: dict[str, Tensor], skipped: list[str]) -> Part:
-    """Write a shard and then its index, each whole or not at all."""
+    """Write a shard and then its index, each whole or not at all; raises OSError saying what to do."""
     path = shard_path(root, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
-    save_file(tensors, aside)
-    part = Part(
-        len(tensors["mean"]),
-        aside.stat().st_size,
-        sha256(aside),
-        tuple(skipped),
-        Moments.of(tensors["mean"], tensors.get("std")),
-    )
-    _into_place(aside, path)
-    write_json(path.with_suffix(".json"), part.to_dict())
+    aside, moments = _aside(path), Moments.of(tensors["mean"], tensors.get("std"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, aside)
+        part = Part(len(tensors["mean"]), aside.stat().st_size, sha256(aside), tuple(skipped), moments)
+        _into_place(aside, path)
+        write_json(path.with_suffix(".json"), part.to_dict())
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        raise OSError(
+            f"could not write {path}: {error}. The shards before it are whole; free some space and give the same "
+            f"command again"
+        ) from error
     return part
 
 
@@ -115,7 +117,12 @@ def read_part(root: Path, number: int) -> Part | None:
 def is_whole(root: Path, number: int) -> bool:
     """Whether a shard is there with every byte that was written."""
     part, path = read_part(root, number), shard_path(root, number)
-    return part is not None and path.is_file() and path.stat().st_size == part.size and sha256(path) == part.sha256
+    return part is not None and file_size(path) == part.size and sha256(path) == part.sha256
+
+
+def file_size(path: Path) -> int | None:
+    """Bytes of a file, None where there is none."""
+    return path.stat().st_size if path.is_file() else None
 
 
 def mapped(path: Path) -> Arrays:
@@ -129,7 +136,7 @@ def mapped(path: Path) -> Arrays:
             header = json.loads(file.read(length))
         return {
             name: np.memmap(
-                path, DTYPES[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
+                path, STORED[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
             )
             for name, entry in header.items()
         }  # fmt: skip

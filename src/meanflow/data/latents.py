@@ -154,7 +154,7 @@ def _cause(std: float, contract: LatentContract) -> str:
         f"the header without encoding again"
     )
     if contract.own_scale is None:
-        return f"they were scaled by {used:.4g} ({contract.scaled_by}), {fitting}"
+        return f"they were scaled by {used:.5g} ({contract.scaled_by}), {fitting}"
     own = overall(contract.own_scale)
     mistakes = {
         "was forgotten": 1.0,
@@ -163,10 +163,10 @@ def _cause(std: float, contract: LatentContract) -> str:
     }
     named = [text for text, scale in mistakes.items() if not near(scale, own) and near(used, scale)]
     if named:
-        return f"the VAE's own scale {own:.5g} {named[0]}: they were scaled by {used:.4g}, {fitting}"
+        return f"the VAE's own scale {own:.5g} {named[0]}: they were scaled by {used:.5g}, {fitting}"
     if near(used, own):
         return f"the VAE's own scale {own:.5g} does not fit these images: is {contract.vae} the right VAE? {fitting}"
-    return f"they were scaled by {used:.4g} ({contract.scaled_by}), the VAE's own scale is {own:.5g}, {fitting}"
+    return f"they were scaled by {used:.5g} ({contract.scaled_by}), the VAE's own scale is {own:.5g}, {fitting}"
 
 
 def _cause_of_array(std: float) -> str:
