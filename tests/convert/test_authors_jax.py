@@ -254,3 +254,20 @@ def test_the_protocol_of_digits_is_for_digits_only(checkpoint, tmp_path, capsys)
     assert main(words) == 0
     assert main(["evaluate", str(tmp_path / "run"), "--protocol", "digits"]) == 2
     assert "samples (1, 8, 8) of 10 classes" in capsys.readouterr().err
+
+
+def test_converted_latents_become_pictures_with_a_named_vae(checkpoint, tmp_path, capsys):
+    """By the scale of the VAE's own config; a VAE with other channels is refused."""
+    pytest.importorskip("diffusers")
+    from PIL import Image
+
+    from autoencoders import kl_vae, tiny_vae
+
+    words = ["convert", "authors-jax", str(checkpoint), str(tmp_path / "run"), "--heads", "4", "--size", "8"]
+    assert main(words) == 0
+    vae = str(kl_vae(tmp_path / "vae", scaling_factor=0.18215))
+    sample_words = ["sample", str(tmp_path / "run"), "--seeds", "0-3", "--out", str(tmp_path / "x.png"), "--vae"]
+    assert main([*sample_words, vae]) == 0
+    assert Image.open(tmp_path / "x.png").mode == "RGB"
+    assert main([*sample_words, str(tiny_vae(tmp_path / "other", channels=16))]) == 2
+    assert "decodes latents [B, 16, h, w], these samples are [4, 4, 8, 8]" in capsys.readouterr().err
