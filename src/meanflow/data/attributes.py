@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from .errors import DataError
 LABEL_NAMES = ("label", "labels", "class", "cls", "target", "fine_label", "y")
 FILE_NAMES = ("file_name", "filename", "file", "image_id", "image", "name")  # the first is that of Hugging Face
 FEW = 100  # our choice: this many different texts are still classes, even if each occurs but once
-Columns = Mapping[str, Sequence[object]]
+Columns = Mapping[str, Sequence[object] | np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
