@@ -16,7 +16,14 @@ X_KEYS = ("images", "x", "data", "arr_0")
 COND_KEYS = ("labels", "y", "label", "cond", "arr_1")
 # what numpy.load lets through from the header parser, zipfile and zlib
 BROKEN = (
-    OSError, ValueError, EOFError, KeyError, NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error,
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 Array = np.ndarray[Any, Any]
 

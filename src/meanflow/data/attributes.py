@@ -20,7 +20,8 @@ from .errors import DataError
 LABEL_NAMES = ("label", "labels", "class", "cls", "target", "fine_label", "y")
 FILE_NAMES = ("file_name", "filename", "file", "image_id", "image", "name")  # the first is that of Hugging Face
 FEW = 100  # our choice: this many different texts are still classes, even if each occurs but once
-Columns = Mapping[str, Sequence[object] | np.ndarray[Any, Any]]
+Column = Sequence[object] | np.ndarray[Any, Any]
+Columns = Mapping[str, Column]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,11 @@ def from_labels(labels: object, length: int, where: str, names: Sequence[str] | 
 
 
 def from_columns(
-    columns: Columns, length: int, where: str, wanted: str | None = None, names: Mapping[str, Sequence[str]] | None = None
+    columns: Columns,
+    length: int,
+    where: str,
+    wanted: str | None = None,
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> Conditions:
     """Conditions out of named columns of one value a sample.
 
@@ -54,22 +59,30 @@ def from_columns(
         fine_label, y), else all that are no free text.
     names: what the integers of a column mean. Raises DataError naming the column and the row.
     """
-    names = names or {}
-    chosen = _chosen(columns, wanted, where)
-    encoded = {}
+    names, encoded, left_out = names or {}, {}, []
+    chosen = chosen_columns(list(columns), wanted, where)
     for key in chosen:
-        column = _encoded(columns[key], key, names.get(key), where)
-        if column is None and wanted is not None:
-            raise DataError(
-                f"{where}: the column {key!r} holds {len(set(columns[key])):,} different texts in {length:,} samples, so "
-                f"these are no classes; leave it out of --cond, or turn texts into vectors in a data set of your own"
-            )
-        if column is not None:
-            encoded[key] = column
-    left_out = [key for key in chosen if key not in encoded]
+        try:
+            encoded[key] = _encoded(columns[key], names.get(key))
+        except _Unusable as reason:
+            if wanted is not None or len(chosen) == 1:
+                raise DataError(f"{where}: the column {key!r} {reason}") from reason
+            left_out.append(key)
     if left_out:
-        warnings.warn(f"{where}: free text is no condition, left out: {', '.join(left_out)}", stacklevel=2)
+        warnings.warn(f"{where}: columns that are no condition were left out: {', '.join(left_out)}", stacklevel=2)
     return _assembled(encoded, length, where)
+
+
+def chosen_columns(columns: Sequence[str], wanted: str | None, where: str) -> list[str]:
+    """Which of the columns `wanted` means, as in from_columns; DataError for one that is not there."""
+    if wanted is None:
+        return [key for key in LABEL_NAMES if key in columns][:1] or list(columns)
+    chosen = [] if wanted == "none" else [key.strip() for key in wanted.split(",")]
+    unknown = [key for key in chosen if key not in columns]
+    if unknown:
+        known = ", ".join(columns) or "(none)"
+        raise DataError(f"{where}: there is no column {unknown[0]!r} for a condition; there are: {known}")
+    return chosen
 
 
 def parse_table(text: str, name: str, where: str) -> dict[str, list[object]]:
@@ -101,15 +114,8 @@ def by_file(columns: dict[str, list[object]], names: Sequence[str], where: str) 
     return {name: [column[i] for i in order] for name, column in columns.items() if name != key}
 
 
-def _chosen(columns: Columns, wanted: str | None, where: str) -> list[str]:
-    if wanted is None:
-        return [key for key in LABEL_NAMES if key in columns][:1] or list(columns)
-    chosen = [] if wanted == "none" else [key.strip() for key in wanted.split(",")]
-    unknown = [key for key in chosen if key not in columns]
-    if unknown:
-        known = ", ".join(columns) or "(none)"
-        raise DataError(f"{where}: there is no column {unknown[0]!r} for a condition; there are: {known}")
-    return chosen
+class _Unusable(Exception):
+    """Why a column is no condition."""
 
 
 def _assembled(encoded: dict[str, tuple[Tensor, tuple[str, ...] | None]], length: int, where: str) -> Conditions:
@@ -123,27 +129,28 @@ def _assembled(encoded: dict[str, tuple[Tensor, tuple[str, ...] | None]], length
     return Conditions(cond, check_classes(cond, None, names, where) if is_labels(cond) else None, names)
 
 
-def _encoded(
-    column: Sequence[object], key: str, names: Sequence[str] | None, where: str
-) -> tuple[Tensor, tuple[str, ...] | None] | None:
-    """A column as numbers with what they mean; None for texts that are no classes."""
+def _encoded(column: Column, names: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...] | None]:
+    """A column as numbers with what they mean."""
     empty = next((row for row, value in enumerate(column) if value is None), None)
     if empty is not None:
-        raise DataError(f"{where}: the column {key!r} has no value in sample {empty}; fill it in or leave the column out")
+        raise _Unusable(f"has no value in sample {empty}; fill it in or leave the column out")
     try:
         values = np.asarray(column)
     except ValueError as error:
-        raise DataError(f"{where}: the column {key!r} holds lists of different lengths; pad or drop it") from error
+        raise _Unusable("holds lists of different lengths; pad them or leave the column out") from error
     if values.dtype.kind in "biu":
         return torch.from_numpy(values.astype(np.int64)), None if names is None else tuple(names)
     if values.dtype.kind == "f":
         return torch.from_numpy(values.astype(np.float32)), None
     if values.dtype.kind != "U" or values.ndim != 1:
         kind = type(column[0]).__name__
-        raise DataError(f"{where}: the column {key!r} holds {kind}, wanted numbers, texts or lists of numbers; drop it")
+        raise _Unusable(f"holds values of type {kind}, wanted numbers, texts or lists of numbers; leave it out")
     distinct, codes = np.unique(values, return_inverse=True)
     if len(distinct) > FEW and 2 * len(distinct) > len(values):
-        return None
+        raise _Unusable(
+            f"holds {len(distinct):,} different texts in {len(values):,} samples, so these are no classes; leave it out, "
+            f"or turn texts into vectors in a data set of your own"
+        )
     return torch.from_numpy(codes.astype(np.int64)), tuple(map(str, distinct))
 
 
@@ -167,7 +174,7 @@ def _json_rows(text: str, where: str) -> list[dict[str, object]]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: line {number + 1} is no JSON ({error}); repair it") from error
         if not isinstance(row, dict):
-            raise DataError(f"{where}: line {number + 1} is no JSON object; write {{\"file_name\": ..., ...}}")
+            raise DataError(f'{where}: line {number + 1} is no JSON object; write {{"file_name": ..., ...}}')
         if row:
             rows.append(row)
     return rows

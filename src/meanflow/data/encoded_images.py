@@ -16,11 +16,13 @@ from . import fingerprint
 from .attributes import Conditions
 from .errors import DataError
 from .images import Bytes, Header, read_header, read_image
+from .order import Blocks, block_order, order
 from .pool import Pool
 
 FULL_CHECK_FILES = 20_000  # our choice: beyond this, decoding every file keeps the user waiting
 MODES = ("L", "RGB")
 Check = Literal["auto", "full", "headers"]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Store(Protocol):
@@ -37,6 +39,9 @@ class Store(Protocol):
 
     def sizes(self, positions: Sequence[int]) -> Iterable[tuple[str, int]]:
         """Pairs (name, bytes) from which the fingerprint follows."""
+
+    def blocks(self, positions: Indices) -> Blocks | None:
+        """How the images at these positions lie in blocks that can be read as a whole only; None if they do not."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,13 @@ class EncodedImages:
         self._mode = options.mode or found.common_mode(self)
         height, width = self._size or found.common_size(self)
         self.shape: tuple[int, ...] = (MODES.index(self._mode) * 2 + 1, height, width)
-        self.skipped = tuple(self._name(row) for row in np.flatnonzero(found.broken))
+        self.skipped = tuple(self._name(row) for row in np.flatnonzero(found.broken).tolist())
         kept = np.flatnonzero(~found.broken)
         self._positions = self._positions[kept]
         self._conditions = conditions.rows(torch.from_numpy(kept)) if self.skipped else conditions
         self.classes, self.class_names = conditions.classes, conditions.class_names
         self._fingerprint = fingerprint.of_files(store.sizes(self._positions.tolist()))
+        self._blocks = store.blocks(self._positions)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -115,6 +121,12 @@ class EncodedImages:
         for number, image in enumerate(self._pool.map(self._read, index.tolist())):
             pixels[number] = image
         return torch.from_numpy(pixels).float().div_(127.5).sub_(1), take_rows(self._conditions.cond, index)
+
+    def order(self, *, seed: int, start: int, count: int) -> Tensor:
+        """The order of samples, as data.order; where reading one means reading its neighbours, in windows of blocks."""
+        if self._blocks is None:
+            return order(len(self), seed=seed, start=start, count=count)
+        return block_order(self._blocks, seed=seed, start=start, count=count)
 
     def description(self) -> dict[str, Any]:
         """Kind, source, length, shape, classes, number of skipped images and fingerprint, ready for JSON."""
@@ -201,4 +213,3 @@ class _Found:
                 f'mode="RGB" or mode="L" (--mode) to convert them all'
             )
         return "L" if len(grey) else "RGB"
-

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .attributes import Conditions, by_file, from_columns, from_labels, parse_table
-from .encoded_images import Check, EncodedImages, ImageOptions, Store
+from .encoded_images import Check, EncodedImages, ImageOptions, Indices, Store
 from .errors import DataError
 from .listing import Listing, list_images
 
@@ -63,6 +63,9 @@ class FolderStore:
 
     def sizes(self, positions: Sequence[int]) -> Iterable[tuple[str, int]]:
         return ((self.names[p], os.stat(os.path.join(self.where, self.names[p])).st_size) for p in positions)
+
+    def blocks(self, positions: Indices) -> None:
+        return None
 
 
 def listed_conditions(store: Store, listing: Listing, wanted: str | None) -> Conditions:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .encoded_images import EncodedImages, ImageOptions
+from .encoded_images import EncodedImages, ImageOptions, Indices
 from .errors import DataError
 from .files import MEMBER_BYTES, check_unique, read_at
 from .image_folder import listed_conditions
@@ -65,6 +65,9 @@ class ZipStore:
 
     def sizes(self, positions: Sequence[int]) -> Iterable[tuple[str, int]]:
         return ((self.names[p], int(self._columns[p, 2])) for p in positions)
+
+    def blocks(self, positions: Indices) -> None:
+        return None
 
 
 def _unpacked(content: bytes, size: int, method: int) -> bytes:
