@@ -8,7 +8,10 @@ from .errors import DataError
 from .image_folder import ImageFolder
 from .order import mix_seed, order
 from .prefetch import batches
+from .prepared import prepare
+from .samples import Samples
 from .sources import open_data
+from .streams import Stream
 from .tensors import Tensors
 
 __all__ = [
@@ -16,6 +19,8 @@ __all__ = [
     "DataError",
     "Dataset",
     "ImageFolder",
+    "Samples",
+    "Stream",
     "Tensors",
     "arrays",
     "batches",
@@ -23,4 +28,5 @@ __all__ = [
     "mix_seed",
     "open_data",
     "order",
+    "prepare",
 ]

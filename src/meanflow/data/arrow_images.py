@@ -23,8 +23,9 @@ CACHE_BYTES = WINDOW_BYTES * 5 // 4  # a window, and what is left of the one bef
 
 
 def parquet_paths(folder: Path) -> list[Path]:
-    """The parquet files below a folder (two levels), sorted."""
-    return sorted(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern))
+    """The parquet files of a folder, and in its folders data, train, test and the like, sorted."""
+    below = ("", "data/", *(f"{name}/" for name in (*TRAIN_NAMES, *HELD_OUT_NAMES)))
+    return sorted(path for inner in below for path in folder.glob(f"{inner}*.parquet"))
 
 
 def is_saved(folder: Path) -> bool:
@@ -61,6 +62,16 @@ def saved(
     parts = _parts(folder, split)
     paths = [path for part in parts for path in _arrow_files(part)]
     return _images(ArrowStore(paths, str(folder)), options, cond)
+
+
+def arrow(
+    path: Path, options: ImageOptions | None = None, *, split: str = "train", cond: str | None = None
+) -> EncodedImages:
+    """The images of one Arrow file of Hugging Face datasets; options as for `parquet`."""
+    check_split(str(path), split)
+    if split == "held_out":
+        raise no_split(str(path), split)
+    return _images(ArrowStore([path], str(path)), options, cond)
 
 
 def _images(store: "_TableStore", options: ImageOptions | None, cond: str | None) -> EncodedImages:
@@ -271,8 +282,8 @@ def _image_column(schema: Any, path: Path) -> tuple[str, bool]:
     chosen = [name for name in IMAGE_NAMES if name in found][:1] or found
     if len(chosen) != 1:
         raise DataError(
-            f"{path}: has {'several' if found else 'no'} columns of encoded images ({', '.join(schema.names)}); wanted one "
-            f"of type binary or struct{{bytes, path}}, called image where there are several"
+            f"{path}: has {'several' if found else 'no'} columns of encoded images ({', '.join(schema.names)}); wanted "
+            f"one of type binary or struct{{bytes, path}}, called image where there are several"
         )
     return chosen[0], bool(nested)
 

@@ -93,7 +93,7 @@ def parse_table(text: str, name: str, where: str) -> dict[str, list[object]]:
         missing = next((key for key in keys if row.get(key) in (None, "")), None)
         if missing is not None:
             raise DataError(f"{where}: row {number + 1} has no value for {missing!r}; fill it in or drop the column")
-    return {key: _numbers([row[key] for row in rows]) for key in keys}
+    return {key: numbers([row[key] for row in rows]) for key in keys}
 
 
 def by_file(columns: dict[str, list[object]], names: Sequence[str], where: str) -> dict[str, list[object]]:
@@ -148,8 +148,8 @@ def _encoded(column: Column, names: Sequence[str] | None) -> tuple[Tensor, tuple
     distinct, codes = np.unique(values, return_inverse=True)
     if len(distinct) > FEW and 2 * len(distinct) > len(values):
         raise _Unusable(
-            f"holds {len(distinct):,} different texts in {len(values):,} samples, so these are no classes; leave it out, "
-            f"or turn texts into vectors in a data set of your own"
+            f"holds {len(distinct):,} different texts in {len(values):,} samples, so these are no classes; leave it "
+            f"out, or turn texts into vectors in a data set of your own"
         )
     return torch.from_numpy(codes.astype(np.int64)), tuple(map(str, distinct))
 
@@ -180,7 +180,7 @@ def _json_rows(text: str, where: str) -> list[dict[str, object]]:
     return rows
 
 
-def _numbers(column: list[object]) -> list[object]:
+def numbers(column: list[object]) -> list[object]:
     """Texts as integers or floats where all of them are."""
     for kind in (int, float):
         try:

@@ -81,8 +81,8 @@ def _header(magic: bytes, file: Any, path: Path) -> tuple[np.dtype[Any], tuple[i
     """Type and shape: two zero bytes, the type, the number of dimensions, and each of them as big-endian int32."""
     if len(magic) != 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or magic[3] == 0:
         raise DataError(
-            f"{path}: begins with the bytes {magic.hex() or '(none)'}, an idx file with 0000, a type (08 for bytes) and "
-            f"the number of dimensions (03 for images, 01 for labels); fetch it again, or is it a file of another kind?"
+            f"{path}: begins with the bytes {magic.hex() or '(none)'}, an idx file with 0000, a type (08 for bytes) "
+            f"and the number of dimensions (03 for images, 01 for labels); fetch it again, or is it of another kind?"
         )
     sizes = file.read(4 * magic[3])
     if len(sizes) != 4 * magic[3]:

@@ -88,7 +88,7 @@ def _of_split(parts: dict[int, tuple[str, ...]], split: str, where: str) -> dict
         if split == "held_out":
             raise no_split(where, split)
         return parts
-    chosen: set[str | None] = {"train": {train}, "held_out": {held_out}, "all": {*folders}}[split]
+    chosen = folders if split == "all" else {train if split == "train" else held_out}
     kept = {position: path[1:] for position, path in parts.items() if len(path) > 1 and path[0] in chosen}
     if not kept:
         raise no_split(where, split)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from torch.utils.data import get_worker_info
+
 from .errors import DataError
 
 Item = TypeVar("Item")
@@ -25,7 +27,8 @@ class Pool:
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """The results of `function` in the order of `items`; raises what the function raised."""
-        if self.threads == 1:
+        # beside other processes that read, more threads only get into their way
+        if self.threads == 1 or get_worker_info() is not None:
             yield from map(function, items)
             return
         # threads do not survive a fork, and an executor that lost them would wait for ever
