@@ -5,7 +5,7 @@ import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,17 +32,16 @@ class Conditions:
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
     values: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    in_names: bool = False  # the names of the files tell them, so a fingerprint of names covers them
 
     def rows(self, rows: Tensor) -> "Conditions":
         """The same for some of the samples."""
-        return Conditions(take_rows(self.cond, rows), self.classes, self.class_names, self.values)
+        return replace(self, cond=take_rows(self.cond, rows))
 
 
-def from_labels(labels: object, length: int, where: str, names: Sequence[str] | None = None) -> Conditions:
-    """Integer class labels [N] with their names, checked; None for no condition."""
-    cond = check_cond(None if labels is None else np.asarray(labels), length, where)
-    named = None if names is None else tuple(names)
-    return Conditions(cond, check_classes(cond, None, named, where), named)
+def from_folders(labels: Sequence[int], names: tuple[str, ...]) -> Conditions:
+    """Class labels [N] that follow from the names of the files."""
+    return Conditions(torch.tensor(labels, dtype=torch.int64, device="cpu"), len(names), names, in_names=True)
 
 
 def from_columns(

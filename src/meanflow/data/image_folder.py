@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from .attributes import Conditions, by_file, from_columns, from_labels, parse_table
+from .attributes import Conditions, by_file, from_columns, from_folders, parse_table
 from .encoded_images import Check, EncodedImages, ImageOptions, Indices, Store
 from .errors import DataError
 from .listing import Listing, list_images
@@ -79,9 +79,9 @@ def listed_conditions(store: Store, listing: Listing, wanted: str | None) -> Con
             f"{store.where}: there is no column {wanted!r} for a condition; put a metadata.csv with the columns "
             f"file_name and {wanted} beside the images"
         )
-    if wanted == "none" or listing.labels is None:
+    if wanted == "none" or listing.labels is None or listing.class_names is None:
         return Conditions()
-    return from_labels(listing.labels, len(listing.names), store.where, listing.class_names)
+    return from_folders(listing.labels, listing.class_names)
 
 
 def _text(store: Store, position: int, where: str) -> str:
@@ -89,12 +89,12 @@ def _text(store: Store, position: int, where: str) -> str:
         with store.open(position) as file:
             content = file.read(TABLE_BYTES + 1)
         if len(content) > TABLE_BYTES:
-            raise DataError(f"{where}: is larger than 1 GiB; keep the columns that you need only")
+            raise ValueError("it is larger than 1 GiB, so keep the columns that you need only")
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: is no UTF-8 text ({error}); save it again as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{where}: cannot be read ({error})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: cannot be read ({error}); restore it, or leave it away") from error
 
 
 def _check_empty(store: "FolderStore", listing: Listing) -> None:

@@ -43,6 +43,8 @@ def read_header(opened: Callable[[], BinaryIO], title: str, decode: bool) -> Hea
             if decode:
                 image.load()
             return header
+    except MemoryError:
+        raise  # no fault of the image
     # Pillow's decoders raise whatever a broken file leads them to, up to struct.error and IndexError
     except Exception as error:
         raise unreadable(title, error) from error
@@ -56,6 +58,8 @@ def read_image(opened: Callable[[], BinaryIO], title: str, mode: str, size: tupl
             turn = UPRIGHT.get(_orientation(stored))
             image = convert(stored, mode)
             pixels = np.array(fit(image if turn is None else image.transpose(turn), size))
+    except MemoryError:
+        raise
     except Exception as error:
         raise unreadable(title, error) from error
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

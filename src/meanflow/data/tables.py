@@ -32,7 +32,7 @@ def table(path: Path, *, cond: str | None = None) -> Tensors:
 
 def _table(path: Path, cond: str | None) -> Tensors:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(file, strict=True, skipinitialspace=True)
         names = next(reader, [])
         headless = bool(names) and all(_is_number(name) for name in names)
         names = [f"column {n}" for n in range(len(names))] if headless else [name.strip() for name in names]
@@ -48,7 +48,14 @@ def _table(path: Path, cond: str | None) -> Tensors:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an empty file is refused below in our own words
         x = np.loadtxt(
-            path, np.float32, delimiter=",", skiprows=int(not headless), usecols=kept, ndmin=2, encoding="utf-8-sig"
+            path,
+            np.float32,
+            delimiter=",",
+            skiprows=int(not headless),
+            usecols=kept,
+            ndmin=2,
+            encoding="utf-8-sig",
+            quotechar='"',
         )
     if not len(x):
         raise ValueError("it has no rows")
