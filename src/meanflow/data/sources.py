@@ -42,6 +42,7 @@ def open_data(
     split: str = "train",
     cond: str | None = None,
     workers: int = 0,
+    threads: int | None = None,
 ) -> Dataset:
     """The data set that `source` means; a data set is returned as it is.
 
@@ -53,12 +54,12 @@ def open_data(
     size, skip_broken, mode: those of ImageOptions; size and mode are refused where they would change others.
     split: "train", "held_out" or "all", where the format or the layout of folders has a held-out part.
     cond: the columns that are conditions, "none" for no conditions; by default the labels, else all attributes.
-    workers: processes that read beside a training, 0 for threads only.
+    workers: processes that read beside a training, 0 for threads only. threads: those that decode, one a core.
     Raises DataError that says what was looked for.
     """
     if not isinstance(workers, int) or workers < 0:
         raise DataError(f"workers must be 0 or more processes, got {workers!r}; 0 reads in threads")
-    options = ImageOptions(size, mode, skip_broken)
+    options = ImageOptions(size, mode, skip_broken, threads)
     if not isinstance(source, (str, os.PathLike)):
         data = _in_memory(_wrapped(source), split, cond)
     elif isinstance(source, str) and source in NAMES:
@@ -111,7 +112,15 @@ def _from_folder(path: Path, options: ImageOptions, split: str, cond: str | None
         return parquet(tables, str(path), options, split=split, cond=cond)
     if archives := shard_paths(str(path)):
         return shards(archives, str(path), options, split=split, cond=cond)
-    return ImageFolder(path, options.size, skip_broken=options.skip_broken, mode=options.mode, split=split, cond=cond)
+    return ImageFolder(
+        path,
+        options.size,
+        skip_broken=options.skip_broken,
+        mode=options.mode,
+        threads=options.threads,
+        split=split,
+        cond=cond,
+    )
 
 
 def _wrapped(source: object) -> Dataset:
