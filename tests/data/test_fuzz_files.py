@@ -3,6 +3,7 @@
 import pickle
 import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import made
@@ -27,7 +28,10 @@ def seeds(folder):
     (folder / "a.csv").write_text("x,y2,label\n1,2,a\n3,4,b\n")
     (folder / "data_batch_1").write_bytes(made.cifar_batch(1))
     (folder / "fresh").write_bytes(pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [0]}, 5))
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    if find_spec("pyarrow"):
+        made.write_parquet(folder / "a.parquet")
+        (made.write_saved(folder / "saved") / "data-00000-of-00001.arrow").rename(folder / "a.arrow")
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 with tempfile.TemporaryDirectory() as made_here:

@@ -90,29 +90,34 @@ class _TableStore:
     def __init__(self, paths: Sequence[Path], where: str) -> None:
         self.where, self._paths = where, list(paths)
         self._start()
+        with _naming(Path(where)):
+            self._index()
+
+    def _index(self) -> None:
+        """Find out where every row lies."""
         rows, size, block = [], [], []
-        schema = None
+        first = self._schema(0)
+        self._image, self._nested = _image_column(first, self._paths[0])
         for number, path in enumerate(self._paths):
             with _naming(path):
                 found = self._schema(number)
-                self._image, self._nested = (self._image, self._nested) if schema else _image_column(found, path)
-                if schema is not None and found.names != schema.names:
+                if found.names != first.names:
                     raise DataError(
                         f"{path}: has the columns {', '.join(found.names)}, {self._paths[0].name} has "
-                        f"{', '.join(schema.names)}; pass the files of one data set"
+                        f"{', '.join(first.names)}; pass the files of one data set"
                     )
-                schema = schema or found
                 for group, (count, length) in enumerate(self._groups(number)):
                     block.append((number, group))
                     rows.append(count)
                     size.append(length)
-        if schema is None or not sum(rows):
-            raise DataError(f"{where}: holds no rows; pass files with images")
+        if not sum(rows):
+            raise DataError(f"{self.where}: holds no rows; pass files with images")
         self._block, self._rows, self._bytes = block, np.array(rows, np.int64), np.array(size, np.int64)
         self._first = np.concatenate([[0], np.cumsum(self._rows)])
         self.length = int(self._first[-1])
-        self.usable = [f.name for f in schema if f.name != self._image and _is_plain(f.type)]
-        self.class_names = _class_names(schema)
+        self.usable = [f.name for f in first if f.name != self._image and _is_plain(f.type)]
+        self.class_names = _class_names(first)
+        self._file_sizes = [(path, path.stat().st_size) for path in self._paths]
 
     def name(self, position: int) -> str:
         block = self._block_of(position)
@@ -207,10 +212,8 @@ class ParquetStore(_TableStore):
     def _groups(self, number: int) -> Iterable[tuple[int, int]]:
         metadata = self._file(number).metadata
         for index in range(metadata.num_row_groups):
-            group = metadata.row_group(index)
-            columns = (group.column(i) for i in range(group.num_columns))
-            image = (c for c in columns if c.path_in_schema.split(".")[0] == self._image)
-            yield group.num_rows, sum(c.total_uncompressed_size for c in image)
+            # of the whole group: looking at a damaged column ends the process (pyarrow 26, std::terminate)
+            yield metadata.row_group(index).num_rows, metadata.row_group(index).total_byte_size
 
     def _column(self, number: int, name: str) -> list[object]:
         return self._file(number).read(columns=[name], use_threads=False).column(name).to_pylist()
@@ -230,7 +233,10 @@ class ArrowStore(_TableStore):
 
         if number not in self._opened:
             with pa.ipc.open_stream(pa.memory_map(str(self._paths[number]))) as stream:
-                self._opened[number] = stream.schema, list(stream)
+                schema, batches = stream.schema, list(stream)
+            for batch in batches:
+                batch.validate(full=True)  # an offset beyond the file would end the process without a word
+            self._opened[number] = schema, batches
         return self._opened[number]
 
     def _schema(self, number: int) -> Any:
@@ -244,6 +250,12 @@ class ArrowStore(_TableStore):
 
     def _read(self, number: int, group: int) -> Any:
         return self._binary(self._batches(number)[1][group].column(self._image))
+
+    def open(self, position: int) -> BinaryIO:
+        path, size = self._file_sizes[self._block[self._block_of(position)][0]]
+        if os.path.exists(path) and os.path.getsize(path) < size:  # so would reading beyond the end of a mapped file
+            raise ValueError("its file was cut off while in use; restore it")
+        return super().open(position)
 
     def blocks(self, positions: Indices) -> None:
         return None
