@@ -96,8 +96,9 @@ class _TableStore:
     def _index(self) -> None:
         """Find out where every row lies."""
         rows, size, block = [], [], []
-        first = self._schema(0)
-        self._image, self._nested = _image_column(first, self._paths[0])
+        with _naming(self._paths[0]):
+            first = self._schema(0)
+            self._image, self._nested = _image_column(first, self._paths[0])
         for number, path in enumerate(self._paths):
             with _naming(path):
                 found = self._schema(number)
