@@ -1,7 +1,10 @@
 import copy
 import json
+import os
 import pickle
+import struct
 import sys
+from itertools import accumulate
 
 import made
 import pytest
@@ -81,6 +84,25 @@ def test_a_cut_off_table_is_named(source, keep):
     file = source if source.is_file() else source / "data-00000-of-00001.arrow"
     file.write_bytes(file.read_bytes()[:keep])
     refused(source, rf"{file.name}: cannot be read as a table .*cut off|holds no rows|images are broken")
+
+
+def test_an_offset_that_leads_out_of_the_file_is_refused(tmp_path):
+    """Unseen, it would end the process: the bytes are read where the table says that they are."""
+    folder = made.write_saved(tmp_path / "a")
+    file = folder / "data-00000-of-00001.arrow"
+    ends = list(accumulate(len(made.png(n)) for n in range(3)))
+    content = file.read_bytes()
+    assert struct.pack("<4i", 0, *ends) in content
+    file.write_bytes(content.replace(struct.pack("<4i", 0, *ends), struct.pack("<4i", 0, *ends[:2], 2**30), 1))
+    refused(folder, "data-00000-of-00001.arrow: cannot be read as a table")
+
+
+def test_a_mapped_table_that_is_cut_off_while_in_use_is_named(tmp_path):
+    folder = made.write_saved(tmp_path / "a")
+    data = open_data(folder)
+    os.truncate(folder / "data-00000-of-00001.arrow", 100)
+    with pytest.raises(DataError, match=r"arrow row 0: .*its file was cut off while in use; restore it"):
+        data.batch([0])
 
 
 def test_rows_without_bytes_are_named(tmp_path):

@@ -71,6 +71,17 @@ def test_a_killed_worker_is_said_and_does_not_hang():
         next(stream)
 
 
+@pytest.mark.parametrize("word", [signal.SIGINT, signal.SIGTERM])
+def test_workers_leave_signals_to_the_process_that_trains(word):
+    stream = batches(Tensors(torch.zeros(8, 2)), 4, seed=0, workers=1)
+    next(stream)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, word)
+    for _ in range(8):  # more than were read ahead
+        next(stream)
+    stream.close()
+
+
 def test_weights_are_the_same_with_workers(tmp_path):
     path = made.write_zip(tmp_path / "a.zip", made.class_folders())
     weights = []

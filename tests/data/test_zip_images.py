@@ -1,3 +1,4 @@
+import io
 import struct
 import threading
 import zipfile
@@ -6,6 +7,7 @@ import made
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from meanflow.data import DataError, open_data
 
@@ -82,16 +84,21 @@ def test_an_archive_of_other_things_is_said(tmp_path):
     refused(made.write_zip(tmp_path / "b.zip", {"a/b.txt": b"x"}), r"holds no images but 1 other files \(1 .txt\)")
 
 
-def test_a_changed_byte_is_found_by_its_checksum(path):
+def test_a_changed_pixel_is_found_by_its_checksum(tmp_path):
+    members = {}
+    for number in range(3):
+        file = io.BytesIO()
+        Image.fromarray(made.pixels(number)).save(file, "bmp")  # has no checksum of its own
+        members[f"{number}.bmp"] = file.getvalue()
+    path = made.write_zip(tmp_path / "a.zip", members, zipfile.ZIP_STORED)
     content = bytearray(path.read_bytes())
-    # stored in the middle of the first member, behind its header of 30 bytes and its name
-    content[30 + len("photos/class-0/0.png") + 40] ^= 1
+    content[content.index(members["1.bmp"]) + len(members["1.bmp"]) - 5] ^= 1
     path.write_bytes(content)
-    refused(path, r"1 of 8 images are broken, the first: .*photos.zip/photos/class-0/0.png: cannot be read as an image")
-    with pytest.warns(UserWarning, match="1 of 8 images are broken and left out"):
+    refused(path, r"1 of 3 images are broken, the first: .*a.zip/1.bmp: cannot be read as an image .*checksum")
+    with pytest.warns(UserWarning, match="1 of 3 images are broken and left out"):
         data = open_data(path, skip_broken=True)
-    made.check_all(data, made.by_class()[1:])
-    assert data.skipped == ("photos/class-0/0.png",)
+    made.check_all(data, [0, 2])
+    assert data.skipped == ("1.bmp",)
 
 
 def test_an_encrypted_archive_is_said(path):
@@ -111,8 +118,6 @@ def test_a_member_that_declares_too_much_is_refused_without_unpacking(path):
 
 
 def test_pixels_beyond_the_limit_of_pillow_are_refused(tmp_path, monkeypatch):
-    from PIL import Image
-
     path = made.write_zip(tmp_path / "a.zip", {"a.png": made.png(0, 20, 20)})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
     with pytest.warns(Image.DecompressionBombWarning):
