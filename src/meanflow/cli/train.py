@@ -27,7 +27,7 @@ class Train:
     """
 
     data: tyro.conf.Positional[str]
-    """digits, a folder of images or of latents (see `meanflow encode`), or an .npz or .npy file."""
+    """digits, or a folder or file of images, latents, arrays or numbers (docs/data.md lists all kinds)."""
     recipe: str | None = None
     """Recipe to start from (see `meanflow recipes`); by default one that fits the data."""
     out: Path | None = None
@@ -38,6 +38,12 @@ class Train:
     """RGB or L (grey), for a folder that mixes both."""
     skip_broken: bool = False
     """Leave out unreadable images instead of stopping."""
+    split: str = "train"
+    """Part of data that have a held-out part: train, held_out or all."""
+    cond: str | None = None
+    """Columns that are conditions, with commas between; none for no conditions."""
+    workers: int = 0
+    """Processes that read data beside this one; 0 reads in threads."""
     dry_run: bool = False
     """Only print the settings, the number of parameters and the cost of a step."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
@@ -49,8 +55,9 @@ def run(words: list[str]) -> int:
     # The recipe decides the defaults; data of another kind than guessed here parse once more below.
     guess = option(words, "--recipe") or ("digits" if "digits" in words else "dit-tiny")
     s = parse(Train, words, "train", default=Train(tyro.MISSING, settings=recipe(guess)))
-    split = "train" if s.data == "digits" else "all"
-    dataset = open_data(s.data, size=s.size, mode=s.mode, skip_broken=s.skip_broken, split=split)
+    dataset = open_data(
+        s.data, size=s.size, mode=s.mode, skip_broken=s.skip_broken, split=s.split, cond=s.cond, workers=s.workers
+    )
     name = s.recipe or default_name(dataset, s.data)
     if name != guess:
         s = parse(Train, words, "train", default=Train(tyro.MISSING, settings=recipe(name)))
