@@ -21,12 +21,13 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow bench step | sample               the price of a training step, the speed of sampling
   meanflow doctor net.py:build               examine your own network before training it
   meanflow recipes                           list the recipes; `meanflow recipes show NAME` prints one
+  meanflow ablate digits                     repeat the ablations of the paper's table 1 at a small scale
 
 `meanflow COMMAND --help` explains the options of a command. The same train command again resumes a run.
 """
 
 
-COMMANDS = ("train", "sample", "evaluate", "recipes", "bench", "doctor")
+COMMANDS = ("train", "sample", "evaluate", "recipes", "bench", "doctor", "ablate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
