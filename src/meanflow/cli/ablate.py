@@ -57,6 +57,8 @@ def run(words: list[str]) -> int:
     subject = open_subject(s.data)
     base = _base(subject.base, s.images)
     out = s.out or Path("runs") / f"ablations-{Path(s.data).absolute().name}"
+    if out.is_file():
+        raise ValueError(f"{out} is a file; a study needs a folder, choose another --out")
     jobs = plan(s.data, base, wanted, seeds, s.samples, out)
     print(f"{len(jobs)} runs of {base.training.images:,} images on {subject.title}, {workers} at a time, in {out}")
     results = run_all(jobs, workers, lambda text: print(text, flush=True))

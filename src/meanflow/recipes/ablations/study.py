@@ -33,9 +33,14 @@ FIRST_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a recipe, its seed included, on a subject, in a folder, judged on so many samples."""
+    """One run: a recipe, its seed included, on a subject, in a folder, judged on so many samples.
+
+    data, protocol: fingerprint of the data and how samples are judged, so that a result is never taken for another's.
+    """
 
     source: str
+    data: str
+    protocol: str
     name: str
     folder: Path
     recipe: Recipe
@@ -61,11 +66,23 @@ class Finished:
 def plan(
     source: str, base: Recipe, tables: Sequence[Table], seeds: Sequence[int], samples: int, out: Path
 ) -> list[Job]:
-    """The distinct runs of the tables, seed by seed: a study cut short has whole tables of fewer seeds."""
-    named = names(base)
+    """The distinct runs of the tables on a subject, with a base recipe, in folders under `out`.
+
+    Seed by seed: a study cut short has whole tables of fewer seeds.
+    """
+    subject, named = open_subject(source), names(base)
+    data = str(subject.data.description()["fingerprint"])
     wanted = dict.fromkeys(value.change(base) for table in tables for value in table.values)
     return [
-        Job(source, named[recipe], out / named[recipe] / f"seed-{seed}", _seeded(recipe, seed), samples)
+        Job(
+            source,
+            data,
+            subject.protocol,
+            named[recipe],
+            out / named[recipe] / f"seed-{seed}",
+            _seeded(recipe, seed),
+            samples,
+        )
         for seed in seeds
         for recipe in wanted
     ]
@@ -117,9 +134,12 @@ def perform(job: Job) -> Finished | None:
 def _judged(job: Job, subject: Subject) -> Finished:
     classes = subject.data.classes
     assert classes is not None
+    seed = job.recipe.training.seed
     x, labels = draw(load(job.folder), job.samples, 1, classes=classes, first_seed=FIRST_SEED)
+    if not bool(x.isfinite().all()):
+        return Finished(job.name, seed, None, None, "diverged: samples are not finite")
     score = subject.score(x, labels)
-    return Finished(job.name, job.recipe.training.seed, score.frechet, score.agreement)
+    return Finished(job.name, seed, score.frechet, score.agreement)
 
 
 def _store(job: Job, result: Finished) -> Finished:
@@ -129,8 +149,14 @@ def _store(job: Job, result: Finished) -> Finished:
 
 def _asked(job: Job) -> Any:
     """What decides a result, as JSON gives it back."""
-    # The path of the data is left out: the same files elsewhere are the same study, and fit compares fingerprints.
-    return json.loads(json.dumps({"recipe": asdict(job.recipe), "samples": job.samples, "first_seed": FIRST_SEED}))
+    asked = {
+        "recipe": asdict(job.recipe),
+        "data": job.data,
+        "protocol": job.protocol,
+        "samples": job.samples,
+        "first_seed": FIRST_SEED,
+    }
+    return json.loads(json.dumps(asked))
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
