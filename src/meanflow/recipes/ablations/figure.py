@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...evaluation import save_picture
 
 OURS, PAPER = "#1f5fa8", "#c7601c"
 
@@ -25,25 +29,31 @@ def figure(s: dict[str, Any], path: Path) -> Path:
     tables = s["tables"]
     columns = min(len(tables), 4)
     rows = -(-len(tables) // columns)
-    canvas = FigureCanvasAgg(Figure(figsize=(3.6 * columns, 0.7 + 2.9 * rows), layout="constrained"))
-    panels = canvas.figure.subplots(rows, columns, squeeze=False).flat
+    size = max(3.6 * columns, 7), 1 + 2.9 * rows
+    canvas = FigureCanvasAgg(Figure(figsize=size, dpi=110, layout="constrained"))
+    panels = list(canvas.figure.subplots(rows, columns, squeeze=False).flat)
     for table, axes in zip(tables, panels, strict=False):
-        _panel(axes, table, s["floor"])
-    for axes in list(panels)[len(tables) :]:
+        _panel(axes, table)
+    for axes in panels[len(tables) :]:
         axes.remove()
-    seeds = len(s["seeds"])
-    canvas.figure.suptitle(
-        f"Left axis: {s['subject']}, Frechet distance (not FID), {seeds} seed{'s' if seeds > 1 else ''}. "
-        "Right axis: the paper, FID on ImageNet. Lower is better",
-        fontsize=10,
-    )
-    aside = path.with_name(f".{path.name}.tmp")
-    canvas.figure.savefig(aside, format="png", dpi=110)
-    os.replace(aside, path)
-    return path
+    _legend(canvas.figure, s)
+    canvas.draw()
+    return save_picture(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), path)
 
 
-def _panel(axes: Any, table: dict[str, Any], floor: float) -> None:
+def _legend(drawing: Any, s: dict[str, Any]) -> None:
+    from matplotlib.lines import Line2D
+
+    drawing.suptitle(f"Table 1 of the paper, and the same on {s['subject']}: lower is better", fontsize=11)
+    ours = f"left axis: {s['subject']}, Frechet distance (not FID); line: mean, dots: single seeds"
+    marks = [
+        Line2D([], [], color=OURS, marker="o", label=ours),
+        Line2D([], [], color=PAPER, marker="s", linestyle="--", label="right axis: the paper, FID on ImageNet 256x256"),
+    ]
+    drawing.legend(handles=marks, loc="outside lower center", ncols=1, fontsize=9, frameon=False)
+
+
+def _panel(axes: Any, table: dict[str, Any]) -> None:
     """One table: its values from left to right, every seed as a dot, the means as a line, the paper dashed."""
     values = table["values"]
     other = axes.twinx()
@@ -64,7 +74,7 @@ def _panel(axes: Any, table: dict[str, Any], floor: float) -> None:
 
 
 def _label(axes: Any, other: Any, table: dict[str, Any]) -> None:
-    from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
     labels = [
         value["label"].replace("lognorm", "logn.").replace("(", "\n(", 1).lstrip("\n") for value in table["values"]
@@ -78,6 +88,7 @@ def _label(axes: Any, other: Any, table: dict[str, Any]) -> None:
         side.tick_params(axis="y", colors=colour, labelsize=8)
         side.yaxis.set_major_formatter(ScalarFormatter())
         if side.get_yscale() == "log":
+            side.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
             side.yaxis.set_minor_formatter(NullFormatter())
         else:
             side.yaxis.set_major_locator(MaxNLocator(5))
