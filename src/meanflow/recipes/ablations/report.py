@@ -21,7 +21,7 @@ def summary(
     """All figures of a study, JSON-able.
 
     pairs: of all pairs of values in a table, and of those whose means differ by more than two standard errors
-    ("clear"), how many we order as the paper does.
+    ("clear"; None with a single seed), how many we order as the paper does.
     """
     named = names(base)
     rows = [
@@ -52,8 +52,7 @@ def markdown(s: dict[str, Any]) -> str:
         f"# Ablations on {s['subject']}",
         "",
         f"Distance: {s['protocol']}; lower is better, {s['floor']:.3f} is what the training images reach.",
-        f"Mean and standard deviation over seeds {', '.join(map(str, s['seeds']))}; every run sees "
-        f"{training['images']:,} images in batches of {training['batch']}. "
+        f"{_seeds(s['seeds'])}; every run sees {training['images']:,} images in batches of {training['batch']}. "
         "Agreement: share of samples that a classifier recognises as the asked class.",
         f"Paper: {s['paper']}. Bold: the paper's choice.",
     ]
@@ -72,8 +71,16 @@ def _table(table: dict[str, Any]) -> list[str]:
     return [*lines, "", _sentence(table["pairs"])]
 
 
-def _sentence(pairs: dict[str, int]) -> str:
+def _seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"One run of each value, seed {seeds[0]}"
+    return f"Mean and standard deviation over seeds {', '.join(map(str, seeds))}"
+
+
+def _sentence(pairs: dict[str, Any]) -> str:
     text = f"{pairs['same']} of {pairs['all']} pairs are ordered as in the paper"
+    if pairs["clear"] is None:
+        return f"{text}; what differs by chance only, one seed cannot tell."
     if pairs["clear"] == 0:
         return f"{text}; none differs by more than two standard errors."
     return f"{text}; of the {pairs['clear']} that differ by more than two standard errors, {pairs['clear_same']}."
@@ -100,15 +107,17 @@ def _statistics(values: list[float]) -> dict[str, Any]:
     }
 
 
-def _pairs(values: Sequence[dict[str, Any]]) -> dict[str, int]:
-    counts = {"all": 0, "same": 0, "clear": 0, "clear_same": 0}
+def _pairs(values: Sequence[dict[str, Any]]) -> dict[str, int | None]:
+    counts: dict[str, int] = {"all": 0, "same": 0, "clear": 0, "clear_same": 0}
     for one, two in combinations([v for v in values if v["frechet"]["values"]], 2):
         a, b = one["frechet"], two["frechet"]
         same = (a["mean"] < b["mean"]) == (one["paper"] < two["paper"])
         clear = abs(a["mean"] - b["mean"]) > 2 * _error(a, b)
         for name, counted in (("all", True), ("same", same), ("clear", clear), ("clear_same", clear and same)):
             counts[name] += counted
-    return counts
+    if all(value["frechet"]["std"] is None for value in values):
+        return {**counts, "clear": None, "clear_same": None}
+    return dict(counts)
 
 
 def _error(a: dict[str, Any], b: dict[str, Any]) -> float:
