@@ -188,7 +188,14 @@ def test_the_page_says_what_diverged_and_sets_the_choice_in_bold():
     assert (
         "6 of 10 pairs are ordered as in the paper; of the 9 that differ by more than two standard errors, 5." in page
     )
-    assert "not FID" in page
+    assert "not FID" in page and "of 3 seeds" not in page
+
+
+def test_an_unfinished_study_says_how_many_seeds_it_has():
+    part = results({name: values[: 1 + (name == "base")] for name, values in EXAMPLE.items()})
+    page = markdown(summary(Digits(), BASE, tables("e"), part, 2000))
+    assert "| **p = 1** | 1.050 ± 0.071 | 0.500 ± 0.000 | 61.06 |" in page
+    assert "| p = 0 | 3.000 (1 of 2 seeds) | 0.500 | 79.75 |" in page
 
 
 def short(**training):
@@ -261,12 +268,15 @@ def test_a_killed_study_goes_on_and_a_finished_one_is_only_reported(tmp_path, mo
         assert "going on" in (study / name / "seed-0.log").read_text()
     check_report(study)
 
+    (study / "ablations.png").unlink()
     report, scores = (study / "ablations.json").read_text(), stamps(study)
     monkeypatch.chdir(tmp_path)
     assert main(WORDS) == 0
     again = capsys.readouterr().out
     assert "4 of 4 runs are finished already" in again and "[4/4]" not in again
+    assert main([*WORDS, "--report-only"]) == 0
     assert scores == stamps(study) and report == (study / "ablations.json").read_text()
+    check_report(study)
 
 
 def check_report(study):
@@ -312,6 +322,7 @@ def quiet(folder):
         (["digits", "--images", "0"], "images must be at least 1, got 0"),
         (["digits", "--samples", "10"], "samples must be at least 100, got 10"),
         (["digits", "--jobs", "0"], "jobs must be at least 1, got 0"),
+        (["digits", "--report-only"], "nothing of this study is finished in runs/ablations-digits"),
         (["no-such-folder"], "there is no folder"),
         (["empty"], "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz"),
         (["digits", "--out", "file"], "file is a file; a study needs a folder"),

@@ -10,7 +10,17 @@ from typing import Any
 import tyro
 
 from ..recipes import Recipe
-from ..recipes.ablations import default_workers, figure, markdown, open_subject, plan, run_all, summary, tables
+from ..recipes.ablations import (
+    default_workers,
+    figure,
+    finished_of,
+    markdown,
+    open_subject,
+    plan,
+    run_all,
+    summary,
+    tables,
+)
 from ..recipes.ablations.figure import require_matplotlib
 from ..training.checkpoint import write_text
 from .words import at_least_one, numbers, parse
@@ -38,6 +48,8 @@ class Ablate:
     """Runs at the same time, one thread each; by default as many as there are cores."""
     out: Path | None = None
     """Folder for the runs and the report; by default runs/ablations- and the name of the data."""
+    report_only: bool = False
+    """Run nothing, report what is finished: also while another process is running the study."""
     no_figure: bool = False
     """Write no PNG (matplotlib is not needed then)."""
 
@@ -60,8 +72,13 @@ def run(words: list[str]) -> int:
     if out.is_file():
         raise ValueError(f"{out} is a file; a study needs a folder, choose another --out")
     jobs = plan(s.data, base, wanted, seeds, s.samples, out)
-    print(f"{len(jobs)} runs of {base.training.images:,} images on {subject.title}, {workers} at a time, in {out}")
-    results = run_all(jobs, workers, lambda text: print(text, flush=True))
+    if s.report_only:
+        results = finished_of(jobs)
+        if not results:
+            raise ValueError(f"nothing of this study is finished in {out}; leave out --report-only to run it")
+    else:
+        print(f"{len(jobs)} runs of {base.training.images:,} images on {subject.title}, {workers} at a time, in {out}")
+        results = run_all(jobs, workers, lambda text: print(text, flush=True))
     _write(summary(subject, base, wanted, results, s.samples), out, not s.no_figure)
     return 0
 

@@ -56,10 +56,10 @@ def markdown(s: dict[str, Any]) -> str:
         "Agreement: share of samples that a classifier recognises as the asked class.",
         f"Paper: {s['paper']}. Bold: the paper's choice.",
     ]
-    return "\n".join(head + [line for table in s["tables"] for line in _table(table)]) + "\n"
+    return "\n".join(head + [line for table in s["tables"] for line in _table(table, len(s["seeds"]))]) + "\n"
 
 
-def _table(table: dict[str, Any]) -> list[str]:
+def _table(table: dict[str, Any], seeds: int) -> list[str]:
     lines = ["", f"## {table['letter']}: {table['title']}", ""]
     lines += [f"| {table['title']} | distance | agreement | paper, FID |", "|---|---|---|---|"]
     for value in table["values"]:
@@ -67,6 +67,8 @@ def _table(table: dict[str, Any]) -> list[str]:
         figures = [_spread(value["frechet"]), _spread(value["agreement"])]
         if value["diverged"]:
             figures[0] += f" ({value['diverged']} diverged)"
+        if (runs := len(value["frechet"]["values"]) + value["diverged"]) < seeds:
+            figures[0] += f" ({runs} of {seeds} seeds)"
         lines.append(f"| {label} | {figures[0]} | {figures[1]} | {value['paper']:.2f} |")
     return [*lines, "", _sentence(table["pairs"])]
 

@@ -93,7 +93,7 @@ def run_all(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> li
 
     Raises RuntimeError when a run was stopped, and KeyboardInterrupt after telling the workers to save.
     """
-    done = [found for job in jobs if (found := finished(job)) is not None]
+    done = finished_of(jobs)
     left = [job for job in jobs if finished(job) is None]
     if done:
         say(f"{len(done)} of {len(jobs)} runs are finished already")
@@ -102,6 +102,11 @@ def run_all(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> li
         said = result.diverged or f"distance {result.frechet:.3f}, agreement {result.agreement:.3f}"
         say(f"[{len(done)}/{len(jobs)}] {result.name}, seed {result.seed}: {said} ({seconds:.0f} s)")
     return done
+
+
+def finished_of(jobs: Sequence[Job]) -> list[Finished]:
+    """What the finished ones among the jobs reached."""
+    return [found for job in jobs if (found := finished(job)) is not None]
 
 
 def finished(job: Job) -> Finished | None:
