@@ -24,12 +24,13 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow doctor net.py:build               examine your own network before training it
   meanflow convert authors-jax FOLDER OUT    bring in the authors' weights; `meanflow convert` lists the formats
   meanflow recipes                           list the recipes; `meanflow recipes show NAME` prints one
+  meanflow ablate digits                     repeat the ablations of the paper's table 1 at a small scale
 
 `meanflow COMMAND --help` explains the options of a command. The same train command again resumes a run.
 """
 
 
-COMMANDS = ("train", "prepare", "encode", "sample", "evaluate", "recipes", "bench", "doctor", "convert")
+COMMANDS = ("train", "prepare", "encode", "sample", "evaluate", "ablate", "recipes", "bench", "doctor", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
