@@ -14,8 +14,12 @@ from .order import order
 Batch = tuple[Tensor, Cond]
 
 
-def batches(data: Dataset, batch: int, *, seed: int, start: int = 0) -> Generator[Batch, None, None]:
+def batches(
+    data: Dataset, batch: int, *, seed: int, start: int = 0, stride: int | None = None
+) -> Generator[Batch, None, None]:
     """Batches of `batch` samples in the order of `order`, from position `start` (samples seen so far) on.
+
+    stride: positions from one batch to the next, by default `batch`; more where other processes read those between.
 
     They go on for ever and cross the ends of epochs. An error while reading is raised by the `next` that
     would have returned that batch. Closing the generator ends its thread; so does leaving it to be collected.
@@ -25,10 +29,10 @@ def batches(data: Dataset, batch: int, *, seed: int, start: int = 0) -> Generato
             f"batches wants batch >= 1 and start >= 0, got batch={batch}, start={start}; "
             f"start is the number of samples seen so far"
         )
-    return _read_ahead(data, batch, seed, start)
+    return _read_ahead(data, batch, seed, start, stride or batch)
 
 
-def _read_ahead(data: Dataset, batch: int, seed: int, start: int) -> Generator[Batch, None, None]:
+def _read_ahead(data: Dataset, batch: int, seed: int, start: int, stride: int) -> Generator[Batch, None, None]:
     def read(position: int) -> Batch:
         return data.batch(order(len(data), seed=seed, start=position, count=batch))
 
@@ -41,7 +45,7 @@ def _read_ahead(data: Dataset, batch: int, seed: int, start: int) -> Generator[B
     try:
         ahead = reader.submit(read, start)
         while True:
-            current, start = ahead, start + batch
+            current, start = ahead, start + stride
             ahead = reader.submit(read, start)
             yield current.result()
     finally:
