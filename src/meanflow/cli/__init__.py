@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from .. import __version__
-from .words import nearest
+from .words import first_process, nearest
 
 HELP = """\
 meanflow: one-step generators, after "Mean Flows for One-step Generative Modeling" (arXiv:2505.13447)
@@ -63,5 +64,9 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"meanflow: error: {message}", file=sys.stderr)
+    # Wrong use is the same in all processes that torchrun started; failures may be a process's own.
+    if first_process():
+        print(f"meanflow: error: {message}", file=sys.stderr)
+    elif code != 2:
+        print(f"meanflow: error in process {os.environ['RANK']}: {message}", file=sys.stderr)
     return code

@@ -63,7 +63,7 @@ def _copy_into(targets: dict[str, Tensor], values: dict[str, Tensor]) -> None:
 def _samples(
     objective: Objective, numbers: list[int], cond: Cond, shape: tuple[int, ...], device: torch.device
 ) -> Tensor:
-    noise = noise_from_seeds(numbers, shape, device)
+    noise = noise_from_seeds(numbers, shape, device).to(next(objective.parameters()).dtype)
     rows = map_cond(lambda c: c.to(device), take(cond, torch.tensor(numbers)))
     flow = objective.field == "instantaneous"
     return sample(EulerField(objective.net) if flow else objective.net, noise, rows, steps=16 if flow else 1).cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import pickle
@@ -144,19 +145,14 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def rank_from_environment() -> int:
-    """Rank of this process before any group exists, from torchrun."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def rows_of(world: World, batch: int, accumulate: int) -> int:
     """Rows of one micro-batch of one process; raises ValueError naming the nearest batches that can be divided."""
     parts = world.size * accumulate
     if batch % parts:
         near = [n for n in (batch // parts * parts, (batch // parts + 1) * parts) if n > 0]
         raise ValueError(
-            f"a batch of {batch} cannot be divided over {world.size} processes with {accumulate} micro-batches each; "
-            f"the nearest batches that can are {' and '.join(map(str, near))}"
+            f"a batch of {batch} cannot be divided into {parts} equal slices (processes: {world.size}, micro-batches "
+            f"of each: {accumulate}); the nearest batches that can: {' and '.join(map(str, near))}"
         )
     return batch // parts
 
@@ -176,7 +172,11 @@ def wrap(objective: Objective, s: Training, world: World) -> nn.Module:
             fully_shard(block)
         fully_shard(objective)  # in place
         return objective
-    return DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # Buffers are the same on all processes from the start and are not sent at every step; newer versions of torch have
+    # another word for it.
+    known = inspect.signature(DistributedDataParallel).parameters
+    never: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    return DistributedDataParallel(objective, gradient_as_bucket_view=True, **never)
 
 
 def synchronising(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
