@@ -7,12 +7,13 @@ import json
 import platform
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -90,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with open(folder / LOCK, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError as error:
             raise ValueError(
                 f"another process is training in {folder}; wait for it, stop it, or choose another output folder"
@@ -98,6 +99,15 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             warnings.warn(f"{folder} cannot be locked ({error}); do not train in it twice at a time", stacklevel=2)
         yield
+
+
+def _lock(file: TextIO) -> None:
+    """Take the lock; for a second, as one who asks for the status of a run holds it for an instant."""
+    for _ in range(10):
+        with suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.1)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_locked(folder: Path) -> bool:
