@@ -169,13 +169,9 @@ def main() -> None:
             counts["in_saves"] += bool(list((out / "checkpoints").glob(".*.tmp")))
             counts["lost_checkpoints"] += lost(out, before)
             assert start(out).wait() == 0, (home / f"run{trial}.log").read_text()
-            got = state(out)
-            equal = (
-                int(checkpoints(out / "checkpoints")[-1].name) == s.images
-                and got.keys() == wanted.keys()
-                and all(torch.equal(got[n], wanted[n]) for n in wanted)
-            )
-            counts["bit_equal"] += equal and records(out) == lines
+            got, end = state(out), int(checkpoints(out / "checkpoints")[-1].name)
+            equal = got.keys() == wanted.keys() and all(torch.equal(got[n], wanted[n]) for n in wanted)
+            counts["bit_equal"] += equal and end == s.images and records(out) == lines
     print(json.dumps({"processes": s.processes, **counts}))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,15 +30,22 @@ def open_loggers(
 ) -> list[Logger]:
     """The loggers of a run; None is TensorBoard where it is installed.
 
-    before: the records that are kept when a run goes on. Raises ValueError naming the extra to install.
+    before: the records that are kept when a run goes on.
     """
     if names is None:
         names = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
-    for name in names:
-        if name != "csv" and importlib.util.find_spec(name) is None:
-            raise ValueError(f"the logger {name} is not installed: pip install 'meanflow[log]'")
     kinds: dict[str, type[Any]] = {"tensorboard": TensorBoard, "csv": Csv, "wandb": Wandb}
     return [kinds[name](folder, before, config) for name in names]
+
+
+def check_loggers(names: Sequence[str] | None) -> None:
+    """Raise ValueError for loggers that do not exist or are not installed, naming the extra to install."""
+    extras = {"tensorboard": "log", "wandb": "wandb", "csv": None}
+    for name in names or ():
+        if name not in extras:
+            raise ValueError(f"loggers are {', '.join(extras)}, got {name!r}")
+        if extras[name] and importlib.util.find_spec(name) is None:
+            raise ValueError(f"the logger {name} is not installed: pip install 'meanflow[{extras[name]}]'")
 
 
 class TensorBoard:
@@ -94,7 +102,7 @@ class Wandb:
 
         file = folder / "wandb-id.txt"
         if not file.exists():
-            write_text(file, wandb.util.generate_id())
+            write_text(file, uuid.uuid4().hex)
         self._run = wandb.init(
             project="meanflow", name=folder.name, id=file.read_text(), resume="allow", dir=folder, config=config
         )

@@ -23,6 +23,7 @@ from .diagnosis import diagnose
 from .ema import EMA
 from .grids import save_grid
 from .log import Log
+from .loggers import check_loggers
 from .parallel import World, joined, rows_of, wrap
 from .run import describe, locked, open_run, pick_device
 from .saving import Saver
@@ -105,7 +106,7 @@ class Loop:
         self.batch: list[Batch] = []
         carried = self._resume()
         self.saved = self.state.step
-        self.log = Log(folder, s, self.state.step, carried, yardstick, world, config)
+        self.log = world.together(lambda: Log(folder, s, self.state.step, carried, yardstick, world, config))
         self.saver = Saver()
 
     def run(self) -> Run:
@@ -240,6 +241,7 @@ def learning_rate(s: Training, step: int) -> float:
 
 def _prepare(objective: Objective, s: Training, world: World) -> None:
     """What the settings ask of the objective, said where it changes something."""
+    check_loggers(s.loggers)
     notes = []
     if s.checkpointing and getattr(objective, "derivative", None) == "exact":
         objective.derivative = "no_grad"  # type: ignore[assignment]
