@@ -39,11 +39,10 @@ def save(folder: Path, name: str, files: Files, state: dict[str, Any], keep: int
     Written under another name, synced, then renamed: whatever happens, the ones before stay whole. A state with
     "milestone" true is kept for ever.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{name}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
     try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
         sums = {}
         for file, tensors in files.items():
             path = aside / file

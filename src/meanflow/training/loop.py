@@ -115,8 +115,9 @@ class Loop:
         with stop, self.log, closing(self.saver), closing(self._stream()) as stream:
             while (verdict := self._agree(stop, stream)) == GO:
                 self._step()
-            stop.reached()
+            stop.saving()
             self._leave(verdict)
+            stop.saved()
         stopped = signal.Signals(verdict).name if DONE < verdict < DATA else None
         return Run(self.folder, self._images(), stopped)
 

@@ -12,17 +12,15 @@ from types import FrameType, TracebackType
 class StopSignal:
     """Context in which SIGINT and SIGTERM are noted in `received` instead of ending the program.
 
-    A second signal of the same kind acts as it would have without this. deadline: seconds after SIGTERM in which
-    `reached` must be called; otherwise the process ends there and then with exit code 143, as whoever sent the signal
-    will kill it anyway and the message would be lost.
+    A second signal of the same kind acts as it would have without this. deadline: seconds after SIGTERM in which the
+    run must come to save, and again after that to leave the context; otherwise the process ends there and then with
+    exit code 143, as whoever sent the signal will kill it anyway, and without a word.
     """
 
     def __init__(self, deadline: float) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
-        self._timer = threading.Timer(deadline, self._give_up)
-        self._timer.daemon = True
-        self._deadline = deadline
+        self._deadline, self._timer = deadline, threading.Timer(deadline, self._give_up, [""])
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
@@ -30,20 +28,30 @@ class StopSignal:
                 self._before[kind] = signal.signal(kind, self._note)
         return self
 
-    def reached(self) -> None:
-        """The run has come to a point at which it saves and ends."""
+    def saving(self) -> None:
+        """The run has come to save, which may take its time: half a checkpoint would be worth nothing."""
         self._timer.cancel()
+
+    def saved(self) -> None:
+        """The state is on disk; what is left must end within the deadline too."""
+        if self.received == signal.SIGTERM:
+            self._start("what it was reading did not end")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         signal.signal(number, self._before[self.received])  # type: ignore[arg-type]
         if self.received == signal.SIGTERM:
-            self._timer.start()
+            self._start("no step ended, so nothing new was saved")
 
-    def _give_up(self) -> None:
+    def _start(self, what: str) -> None:
+        self._timer = threading.Timer(self._deadline, self._give_up, [what])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _give_up(self, what: str) -> None:
         print(
-            f"meanflow: error: no step ended within {self._deadline:g} s after SIGTERM, so nothing new was saved; the "
-            "checkpoints are whole, and the same command goes on from the newest",
+            f"meanflow: error: {what} within {self._deadline:g} s after SIGTERM; the checkpoints are whole, and the "
+            "same command goes on from the newest",
             file=sys.stderr,
             flush=True,
         )
