@@ -113,9 +113,10 @@ def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -
             objective(x, cond).loss.backward()
 
     total = flops(work) * batch / n
+    rows = batch / settings.training.accumulate  # of whose activations memory is held at a time
     parameters = sum(p.numel() for p in objective.net.parameters())
     copies = 4 + len(settings.training.ema)  # weights, gradients, two moments, averages
-    gib = (parameters * 4 * copies + stored * batch / n) / 2**30
+    gib = (parameters * 4 * copies + stored * rows / n) / 2**30
     return (
         f"recipe {name}\n{settings_text(settings)}\n"
         f"parameters        {parameters:,}\n"
