@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import meanflow as mf
+from meanflow.cli import main
 from meanflow.training import CheckpointError
 from meanflow.training.checkpoint import checkpoints
 from meanflow.training.log import read_metrics
@@ -245,6 +247,25 @@ def test_sigterm_ends_a_hanging_run_within_its_deadline(before, words, tmp_path)
     assert process.returncode == 143 and words in errors
     assert time.monotonic() - begun < 20
     assert fit(tmp_path / "run", images=160).images == 160
+
+
+def test_sigterm_saves_and_gives_exit_code_143(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--net.width", "16", "--net.depth", "1", "--net.heads", "2", "--net.patch", "4", "--batch", "16"]
+    words += ["--images", "160000", "--save-every", "1000000", "--log-every", "160", "--out", "run"]
+
+    def terminate():
+        while not read_metrics(tmp_path / "run"):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=terminate)
+    sender.start()
+    assert main(["train", "digits", *words]) == 143
+    sender.join()
+    saved = checkpoints(tmp_path / "run" / "checkpoints")
+    assert len(saved) == 1 and int(saved[0].name) >= 160
+    assert f"stopped by SIGTERM after {int(saved[0].name):,} images; saved" in capsys.readouterr().out
 
 
 def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path):

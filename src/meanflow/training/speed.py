@@ -21,6 +21,7 @@ ROWS = 8  # FLOPs grow with the rows, so a few tell; our choice
 def flops_per_image(objective: Objective, data: Dataset, device: torch.device) -> float | None:
     """FLOPs of a training step per row, forward and backward; None where torch cannot count them."""
     x, cond = to_device(data.batch([i % len(data) for i in range(ROWS)]), device)
+    buffers = [(buffer, buffer.clone()) for buffer in objective.buffers()]
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             count = flops(lambda: objective(x, cond).loss.backward())
@@ -28,6 +29,8 @@ def flops_per_image(objective: Objective, data: Dataset, device: torch.device) -
         return None
     finally:
         objective.zero_grad(set_to_none=True)
+        for buffer, before in buffers:  # running statistics must not see these rows
+            buffer.copy_(before)
     return count / ROWS
 
 
