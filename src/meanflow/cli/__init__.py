@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from .. import __version__
-from .words import nearest
+from .words import first_process, nearest
 
 HELP = """\
 meanflow: one-step generators, after "Mean Flows for One-step Generative Modeling" (arXiv:2505.13447)
@@ -18,6 +19,7 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow train my-folder/ --size 32        train on a folder of images, one sub-folder a class or none
   meanflow encode my-folder/ latents/ --vae stabilityai/sd-vae-ft-mse   images to latents, to train on
   meanflow prepare my-folder/ fast/          write data once as arrays that are read many times faster
+  meanflow status runs/digits                where a run stands, in one screen
   meanflow sample runs/digits --classes 3,7  draw samples, one network call each
   meanflow evaluate runs/digits              say in numbers how good they are
   meanflow bench step | sample               the price of a training step, the speed of sampling
@@ -30,7 +32,19 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
 """
 
 
-COMMANDS = ("train", "prepare", "encode", "sample", "evaluate", "ablate", "recipes", "bench", "doctor", "convert")
+COMMANDS = (
+    "train",
+    "status",
+    "prepare",
+    "encode",
+    "sample",
+    "evaluate",
+    "ablate",
+    "recipes",
+    "bench",
+    "doctor",
+    "convert",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,5 +81,9 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"meanflow: error: {message}", file=sys.stderr)
+    # Wrong use is the same in all processes that torchrun started; failures may be a process's own.
+    if first_process():
+        print(f"meanflow: error: {message}", file=sys.stderr)
+    elif code != 2:
+        print(f"meanflow: error in process {os.environ['RANK']}: {message}", file=sys.stderr)
     return code

@@ -14,8 +14,8 @@ from ..bench import flops
 from ..data import Dataset, open_data
 from ..objectives import Objective
 from ..recipes import Recipe, build, default_name, recipe
-from ..training import fit
-from .words import option, parse, settings_text
+from ..training import Run, fit
+from .words import first_process, option, parse, settings_text
 
 
 @dataclass
@@ -66,14 +66,21 @@ def run(words: list[str]) -> int:
     if s.dry_run:
         print(_dry_run(s.settings, name, objective, dataset))
         return 0
-    _introduce(name, objective, dataset, out)
+    if first_process():
+        _introduce(name, objective, dataset, out)
     done = fit(objective, dataset, out=out, training=s.settings.training)
+    if first_process():
+        _conclude(done, s.data)
+    return 0 if done.stopped is None else 128 + signal.Signals[done.stopped]
+
+
+def _conclude(done: Run, source: str) -> None:
+    """How the run ended, and what to do next."""
     if done.stopped is not None:
         print(f"stopped by {done.stopped} after {done.images:,} images; saved. The same command again goes on.")
-        return 128 + signal.Signals[done.stopped]
-    judge = f"meanflow evaluate {out}" if s.data == "digits" else f"the newest grid in {out / 'grids'}"
-    print(f"trained on {done.images:,} images. Next: meanflow sample {out}; {judge}")
-    return 0
+        return
+    judge = f"meanflow evaluate {done.folder}" if source == "digits" else f"the newest grid in {done.folder / 'grids'}"
+    print(f"trained on {done.images:,} images. Next: meanflow sample {done.folder}; {judge}")
 
 
 def _introduce(name: str, objective: Objective, data: Dataset, out: Path) -> None:
@@ -115,9 +122,10 @@ def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -
             objective(x, cond).loss.backward()
 
     total = flops(work) * batch / n
+    rows = batch / settings.training.accumulate  # of whose activations memory is held at a time
     parameters = sum(p.numel() for p in objective.net.parameters())
     copies = 4 + len(settings.training.ema)  # weights, gradients, two moments, averages
-    gib = (parameters * 4 * copies + stored * batch / n) / 2**30
+    gib = (parameters * 4 * copies + stored * rows / n) / 2**30
     return (
         f"recipe {name}\n{settings_text(settings)}\n"
         f"parameters        {parameters:,}\n"
