@@ -63,7 +63,7 @@ def fit(
 
 
 def _train(objective: Objective, data: Dataset, folder: Path, s: Training, device: torch.device) -> Run:
-    optimizer, ema = _optimizer(objective, s), EMA(objective, s.ema)
+    optimizer, ema = _optimizer(objective, s), EMA(objective, s.ema, s.ema_every, s.ema_start == "warm")
     step, carried = resume(folder, objective, optimizer, ema)
     if step > 0:
         state = "nothing to do" if step >= s.steps else "going on"

@@ -31,6 +31,10 @@ class Training:
     """Largest gradient norm; None = no clipping."""
     ema: tuple[float, ...] = (0.999,)
     """Decays of the averaged weights kept beside the raw ones; the first one is used for samples."""
+    ema_every: int = 1
+    """Steps after which the averages move on, with the decay to that power; they need not follow every step."""
+    ema_start: Literal["warm", "full"] = "warm"
+    """warm: early averages follow the weights; full: the whole decay from the first step, as in the authors' code."""
     compile: bool = False
     """Compile the training step with torch.compile; worth it on GPUs and for long runs."""
     seed: int = 0
@@ -47,7 +51,7 @@ class Training:
     """Checkpoints kept."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch", "save_every", "grid_every", "log_every", "keep"):
+        for name in ("images", "batch", "save_every", "grid_every", "log_every", "keep", "ema_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.lr > 0 or self.weight_decay < 0 or self.warmup < 0:
