@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -13,7 +14,7 @@ import tyro
 from ..bench import flops
 from ..data import Dataset, open_data
 from ..objectives import Objective
-from ..recipes import Recipe, build, default_name, recipe
+from ..recipes import Recipe, build, default_name, notices, recipe
 from ..training import fit
 from .words import option, parse, settings_text
 
@@ -30,6 +31,10 @@ class Train:
     """digits, a folder of images, or an .npz or .npy file."""
     recipe: str | None = None
     """Recipe to start from (see `meanflow recipes`); by default one that fits the data."""
+    variant: Annotated[Literal["paper", "code"] | None, tyro.conf.arg(name="as")] = None
+    """For recipes of the paper: as the paper says, or as the authors' code does."""
+    ablation: str | None = None
+    """A cell of the paper's ablations, e.g. a:50, with --recipe imagenet-b4; `meanflow recipes show` lists them."""
     out: Path | None = None
     """Run folder; by default runs/ and the name of the data."""
     size: int | None = None
@@ -48,12 +53,14 @@ def run(words: list[str]) -> int:
     """Train, or print what would be done."""
     # The recipe decides the defaults; data of another kind than guessed here parse once more below.
     guess = option(words, "--recipe") or ("digits" if "digits" in words else "dit-tiny")
-    s = parse(Train, words, "train", default=Train(tyro.MISSING, settings=recipe(guess)))
+    s = _parsed(words, guess)
     split = "train" if s.data == "digits" else "all"
     dataset = open_data(s.data, size=s.size, mode=s.mode, skip_broken=s.skip_broken, split=split)
     name = s.recipe or default_name(dataset, s.data)
     if name != guess:
-        s = parse(Train, words, "train", default=Train(tyro.MISSING, settings=recipe(name)))
+        s = _parsed(words, name)
+    for line in _notices(s, name, dataset, words):
+        print(f"note: {line}", file=sys.stderr)
     objective = build(s.settings, dataset)
     out = s.out or Path("runs") / Path(s.data).absolute().stem
     if s.dry_run:
@@ -67,6 +74,18 @@ def run(words: list[str]) -> int:
     judge = f"meanflow evaluate {out}" if s.data == "digits" else f"the newest grid in {out / 'grids'}"
     print(f"trained on {done.images:,} images. Next: meanflow sample {out}; {judge}")
     return 0
+
+
+def _parsed(words: list[str], name: str) -> Train:
+    """The words over the settings of a recipe, in its variant and ablation."""
+    base = recipe(name, option(words, "--as"), option(words, "--ablation"))
+    return parse(Train, words, "train", default=Train(tyro.MISSING, settings=base))
+
+
+def _notices(s: Train, name: str, data: Dataset, words: list[str]) -> list[str]:
+    """What to expect of the recipe, and what was changed without its companion."""
+    given = any(word == "--lr" or word.startswith("--lr=") for word in words)
+    return notices(name, s.variant, s.ablation, s.settings, data.shape, data.classes, lr_given=given)
 
 
 def _introduce(name: str, objective: Objective, data: Dataset, out: Path) -> None:

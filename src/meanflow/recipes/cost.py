@@ -1,0 +1,160 @@
+"""What training by a recipe costs, counted on fake tensors: no memory, no arithmetic, whatever the size."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, replace
+from functools import lru_cache
+
+import torch
+
+# The only way torch offers to run a program for its shapes with the kernels and the autocast of a real device.
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ..bench import flops, peak_bytes
+from ..core.times import Pairs
+from ..data import Tensors
+from ..nets.dit import SIZES
+from ..objectives import FlowMatching, MeanFlow, Objective
+from ..training import Training
+from .config import NetSettings, Recipe, build_net, build_objective
+
+# FLOP/s of an H100 SXM in bf16, dense: NVIDIA's data sheet.
+H100 = 989e12
+# Shares of it that training uses. The lower one is what the authors' code reaches with B/4: 4 forward passes of 256
+# images at 11.1 GFLOPs in 0.052 s (paper) on a TPU v4-8, 4 x 275 TFLOP/s. The upper one is a guess for large networks.
+SHARES = (0.2, 0.4)
+# Forward passes of the batch in an unguided step of the authors' PyTorch code: one derivative over all rows.
+AUTHORS_STEP = 5
+ROWS = 20  # our choice: shares of r = t and of dropped labels are counted in 20ths
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, and per sample the FLOPs of one forward pass and of a training step (a multiply-add is two), and the
+    bytes that a step holds at its peak."""
+
+    parameters: int
+    forward: float
+    step: float
+    activations: float
+
+    @property
+    def ratio(self) -> float:
+        """FLOPs of a step over those of a flow-matching step, which are three forward passes."""
+        return self.step / (3 * self.forward)
+
+    def states(self, training: Training) -> int:
+        """Bytes that do not depend on the batch: float32 weights, gradients, two moments, averages."""
+        return 4 * self.parameters * (4 + len(training.ema))
+
+    def flops(self, training: Training) -> float:
+        """FLOPs of the whole run."""
+        return self.step * training.batch * training.steps
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """GPU-hours of a run from its FLOPs, between two assumptions, and what they rest on."""
+
+    low: float
+    high: float
+    assumption: str
+
+    def __str__(self) -> str:
+        low, high = (f"{float(f'{hours:.2g}'):,g}" for hours in (self.low, self.high))
+        return f"about {low if low == high else f'{low} to {high}'} GPU-hours"
+
+
+def gpu_hours(found: Cost, training: Training, authors_step: float | None = None) -> Estimate:
+    """An estimate from FLOPs. authors_step: GPU-seconds of a step of the authors' code, taken for its rate if given."""
+    if authors_step is not None:
+        rates = (AUTHORS_STEP * found.forward * training.batch / authors_step,) * 2
+        assumption = (
+            f"{rates[0] / 1e12:.0f} TFLOP/s a GPU, which the authors' code reaches on H200 "
+            f"({authors_step:.3g} GPU-seconds a step, its README)"
+        )
+    else:
+        rates = (SHARES[1] * H100, SHARES[0] * H100)
+        assumption = (
+            f"an H100 at {SHARES[1]:.0%} (a guess) to {SHARES[0]:.0%} (the authors' B/4 on TPUs) of its "
+            f"{H100 / 1e12:.0f} TFLOP/s in bf16"
+        )
+    low, high = (found.flops(training) / rate / 3600 for rate in rates)
+    return Estimate(low, high, assumption)
+
+
+@lru_cache(maxsize=64)
+def cost(recipe: Recipe, shape: tuple[int, ...], classes: int | None) -> Cost:
+    """The cost of a recipe on samples of a shape, with class labels or without; attention, products and convolutions
+    are counted.
+
+    Networks of equal blocks are counted without blocks and with one, and continued to their depth: exact for
+    parameters and FLOPs, within a thousandth for the bytes.
+    """
+    net = _spelled_out(recipe.net)
+    if net.kind not in ("dit", "mlp"):
+        return _counted(replace(recipe, net=net), shape, classes)
+    none, one = (_counted(replace(recipe, net=replace(net, depth=depth)), shape, classes) for depth in (0, 1))
+    return Cost(*(a + net.depth * (b - a) for a, b in zip(astuple(none), astuple(one), strict=True)))
+
+
+def _counted(recipe: Recipe, shape: tuple[int, ...], classes: int | None) -> Cost:
+    labels = None if classes is None else torch.zeros(1, dtype=torch.long)
+    data = Tensors(torch.zeros(1, *shape), labels, classes=classes)
+    # Fake tensors on the CPU: the meta device has no autocast.
+    with FakeTensorMode():
+        net = build_net(recipe.net, data)
+        objective = build_objective(recipe.objective, net)
+        forward = flops(lambda: _forward(objective, shape, classes))
+        few, many = _Step(objective, shape, classes, ROWS), _Step(objective, shape, classes, 2 * ROWS)
+        peaks: list[int] = []
+        step = flops(lambda: peaks.append(peak_bytes(few)))
+        # The difference leaves out what a step holds whatever the batch, such as weights cast to bfloat16.
+        held = peak_bytes(many) - peaks[0]
+    return Cost(sum(p.numel() for p in net.parameters()), forward, step / ROWS, held / ROWS)
+
+
+def _forward(objective: Objective, shape: tuple[int, ...], classes: int | None) -> None:
+    t = torch.zeros(1)
+    with torch.no_grad():
+        objective.net(torch.zeros(1, *shape), t=t, r=t, cond=_labels(1, classes))
+
+
+class _Step:
+    """A training step without the optimiser, with the expected numbers of rows with r = t and without label."""
+
+    def __init__(self, objective: Objective, shape: tuple[int, ...], classes: int | None, rows: int) -> None:
+        self.objective, self.rows = objective, rows
+        self.x, self.noise, self.t = torch.zeros(rows, *shape), torch.zeros(rows, *shape), torch.zeros(rows)
+        self.labels = _labels(rows, classes)
+
+    def __call__(self) -> None:
+        objective = self.objective
+        objective.zero_grad(set_to_none=True)
+        if isinstance(objective, FlowMatching):
+            output = objective._run(self.x, self.labels, self.noise, self.t, None)
+        else:
+            assert isinstance(objective, MeanFlow)
+            output = objective._run(self.x, self.labels, self.noise, *self._drawn(objective))
+        output.loss.backward()
+
+    def _drawn(self, objective: MeanFlow) -> tuple[Pairs, torch.Tensor | None, int]:
+        pairs = Pairs(self.t, self.t, round(self.rows * objective.times.share_equal))
+        guidance = objective.guidance
+        if guidance is None or self.labels is None:
+            return pairs, None, 0
+        drops = round(self.rows * guidance.drop)
+        return pairs, torch.zeros(self.rows, dtype=torch.bool), drops
+
+
+def _labels(rows: int, classes: int | None) -> torch.Tensor | None:
+    return None if classes is None else torch.zeros(rows, dtype=torch.long)
+
+
+def _spelled_out(net: NetSettings) -> NetSettings:
+    """A published size as its patch, width, depth and heads."""
+    name, _, patch = (net.size or "").partition("/")
+    if net.kind != "dit" or name not in SIZES:
+        return net
+    width, depth, heads = SIZES[name]
+    return replace(net, size=None, patch=int(patch), width=width, depth=depth, heads=heads)
