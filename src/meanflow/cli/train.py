@@ -6,15 +6,13 @@ import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import torch
 import tyro
 
-from ..bench import flops
 from ..data import Dataset, open_data
 from ..objectives import Objective
-from ..recipes import Recipe, build, default_name, notices, recipe
+from ..recipes import Recipe, build, cost, default_name, notices, recipe
 from ..training import fit
 from .words import option, parse, settings_text
 
@@ -109,29 +107,14 @@ def _class_names(data: Dataset) -> str:
 
 
 def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -> str:
-    """Settings, parameters, FLOPs and memory of a step, from a small step scaled to the batch."""
-    batch = settings.training.batch
-    n = min(batch, 8)
-    x, cond = data.batch([i % len(data) for i in range(n)])
-    stored = 0
-
-    def count(tensor: Any) -> Any:
-        nonlocal stored
-        stored += tensor.numel() * tensor.element_size()
-        return tensor
-
-    def work() -> None:
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-            objective(x, cond).loss.backward()
-
-    total = flops(work) * batch / n
+    """Settings, parameters, FLOPs and memory of a step, counted without doing it."""
+    training, price = settings.training, cost(settings, tuple(data.shape), data.classes)
     parameters = sum(p.numel() for p in objective.net.parameters())
-    copies = 4 + len(settings.training.ema)  # weights, gradients, two moments, averages
-    gib = (parameters * 4 * copies + stored * batch / n) / 2**30
+    gib = (price.states(training) + price.activations * training.batch) / 2**30
     return (
         f"recipe {name}\n{settings_text(settings)}\n"
         f"parameters        {parameters:,}\n"
-        f"FLOPs per step    {total:.3g} (batch {batch})\n"
-        f"FLOPs of the run  {total * settings.training.steps:.3g} ({settings.training.steps:,} steps)\n"
+        f"FLOPs per step    {price.step * training.batch:.3g} (batch {training.batch})\n"
+        f"FLOPs of the run  {price.flops(training):.3g} ({training.steps:,} steps)\n"
         f"memory, estimated {gib:.2f} GiB (weights, gradients, optimiser, averages, stored activations)"
     )

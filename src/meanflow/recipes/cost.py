@@ -16,7 +16,7 @@ from ..data import Tensors
 from ..nets.dit import SIZES
 from ..objectives import FlowMatching, MeanFlow, Objective
 from ..training import Training
-from .config import NetSettings, Recipe, build_net, build_objective
+from .config import NetSettings, ObjectiveSettings, Recipe, build_net, build_objective
 
 # FLOP/s of an H100 SXM in bf16, dense: NVIDIA's data sheet.
 H100 = 989e12
@@ -83,35 +83,34 @@ def gpu_hours(found: Cost, training: Training, authors_step: float | None = None
     return Estimate(low, high, assumption)
 
 
-@lru_cache(maxsize=64)
 def cost(recipe: Recipe, shape: tuple[int, ...], classes: int | None) -> Cost:
     """The cost of a recipe on samples of a shape, with class labels or without; attention, products and convolutions
     are counted.
 
-    Networks of equal blocks are counted without blocks and with one, and continued to their depth: exact for
-    parameters and FLOPs, within a thousandth for the bytes.
+    A DiT is counted without blocks and with one, and continued to its depth: exact for parameters and FLOPs, within a
+    hundredth for the bytes.
     """
     net = _spelled_out(recipe.net)
-    if net.kind not in ("dit", "mlp"):
-        return _counted(replace(recipe, net=net), shape, classes)
-    none, one = (_counted(replace(recipe, net=replace(net, depth=depth)), shape, classes) for depth in (0, 1))
+    if net.kind != "dit":
+        return _counted(net, recipe.objective, shape, classes)
+    none, one = (_counted(replace(net, depth=depth), recipe.objective, shape, classes) for depth in (0, 1))
     return Cost(*(a + net.depth * (b - a) for a, b in zip(astuple(none), astuple(one), strict=True)))
 
 
-def _counted(recipe: Recipe, shape: tuple[int, ...], classes: int | None) -> Cost:
+@lru_cache(maxsize=64)
+def _counted(net: NetSettings, objective: ObjectiveSettings, shape: tuple[int, ...], classes: int | None) -> Cost:
     labels = None if classes is None else torch.zeros(1, dtype=torch.long)
     data = Tensors(torch.zeros(1, *shape), labels, classes=classes)
     # Fake tensors on the CPU: the meta device has no autocast.
     with FakeTensorMode():
-        net = build_net(recipe.net, data)
-        objective = build_objective(recipe.objective, net)
-        forward = flops(lambda: _forward(objective, shape, classes))
-        few, many = _Step(objective, shape, classes, ROWS), _Step(objective, shape, classes, 2 * ROWS)
+        built = build_objective(objective, build_net(net, data))
+        forward = flops(lambda: _forward(built, shape, classes))
+        few, many = _Step(built, shape, classes, ROWS), _Step(built, shape, classes, 2 * ROWS)
         peaks: list[int] = []
         step = flops(lambda: peaks.append(peak_bytes(few)))
         # The difference leaves out what a step holds whatever the batch, such as weights cast to bfloat16.
         held = peak_bytes(many) - peaks[0]
-    return Cost(sum(p.numel() for p in net.parameters()), forward, step / ROWS, held / ROWS)
+    return Cost(sum(p.numel() for p in built.net.parameters()), forward, step / ROWS, held / ROWS)
 
 
 def _forward(objective: Objective, shape: tuple[int, ...], classes: int | None) -> None:

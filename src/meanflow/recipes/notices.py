@@ -9,7 +9,7 @@ from ..training.settings import FREE
 from .cells import cell
 from .config import Recipe
 from .cost import cost, gpu_hours
-from .leaves import changes
+from .leaves import changes, option
 from .paper import FACTS
 from .recipes import recipe
 
@@ -82,11 +82,11 @@ def _expectation(
     facts, published = FACTS[name], expected(name, variant, ablation)
     code = (variant or facts.variants[0]) == "code"
     what = name + (" as in the authors' code" if code else " as in the paper")
-    differ = [f"{key} = {value}" for key, value in changed.items() if key not in _ASIDE]
+    differ = [option(key, value) for key, value in changed.items() if key not in _ASIDE]
     if (tuple(shape), classes) != (facts.shape, facts.classes):
         differ.append(f"samples {_samples(shape, classes)} instead of {_samples(facts.shape, facts.classes)}")
     if differ:
-        return f"{what}, but changed: {'; '.join(differ)}. {published or 'No FID'} is published for the recipe as it is"
+        return f"{what}, but changed: {', '.join(differ)}. {published or 'No FID'} is published for the recipe as it is"
     estimate = gpu_hours(cost(settings, facts.shape, facts.classes), settings.training, facts.authors_step)
     return (
         f"{what}: {published or 'no FID'} is published, after {settings.training.images:,} images, {estimate} here; "
