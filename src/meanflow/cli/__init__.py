@@ -20,13 +20,14 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow evaluate runs/digits              say in numbers how good they are
   meanflow bench step | sample               the price of a training step, the speed of sampling
   meanflow doctor net.py:build               examine your own network before training it
+  meanflow convert authors-jax FOLDER OUT    bring in the authors' weights; `meanflow convert` lists the formats
   meanflow recipes                           list the recipes; `meanflow recipes show NAME` prints one
 
 `meanflow COMMAND --help` explains the options of a command. The same train command again resumes a run.
 """
 
 
-COMMANDS = ("train", "sample", "evaluate", "recipes", "bench", "doctor")
+COMMANDS = ("train", "sample", "evaluate", "recipes", "bench", "doctor", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
-"""Parameters of other codes, read without their libraries."""
+"""Checkpoints of the authors' codes, both ways, without their libraries."""
 
-from .authors_jax import dit_arguments, dit_state
+from . import authors_jax, authors_torch
+from .folder import Converted, from_run, save_run
 
-__all__ = ["dit_arguments", "dit_state"]
+__all__ = ["Converted", "authors_jax", "authors_torch", "from_run", "save_run"]

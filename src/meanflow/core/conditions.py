@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 Cond: TypeAlias = Union[Tensor, dict[str, "Cond"], None]
+# Entries of a condition that consists of several: a class label, and what an augmentation did to the sample.
+LABEL, AUGMENT = "label", "augment"
 Null: TypeAlias = Union[int, float, Tensor, Callable[[Cond], Cond], Mapping[str, "Null"], None]
 
 
@@ -20,6 +22,13 @@ def map_cond(function: Callable[..., Tensor], *conds: Cond) -> Cond:
     if isinstance(first, Tensor):
         return function(*conds)
     return {key: map_cond(function, *(c[key] for c in conds)) for key in first}  # type: ignore[index]
+
+
+def augmented(cond: Cond, labels: Tensor) -> Cond:
+    """The condition of samples that an augmentation with these labels [B, features] has changed."""
+    if cond is None:
+        return {AUGMENT: labels}
+    return {**cond, AUGMENT: labels} if isinstance(cond, dict) else {LABEL: cond, AUGMENT: labels}
 
 
 def take(cond: Cond, rows: slice | Tensor) -> Cond:
@@ -40,7 +49,9 @@ def null_like(cond: Cond, null: Null) -> Cond:
     """The condition that means "none", with the structure and batch of `cond`.
 
     `null` is a number (an extra class index), a tensor (one row, or a whole batch), a callable of the
-    condition, or a dict with one of these per key. Raises ValueError when it is missing or does not fit.
+    condition, or a dict with one of these per key. An augmentation label says what was done to a sample, not what it
+    shows: it is kept, and beside it a null that is no dict is that of the class label.
+    Raises ValueError when it is missing or does not fit.
     """
     if cond is None:
         return None
@@ -48,6 +59,11 @@ def null_like(cond: Cond, null: Null) -> Cond:
         return null(cond)
     if isinstance(cond, Tensor):
         return _null_tensor(cond, null)
+    if AUGMENT in cond:
+        rest: Cond = {key: value for key, value in cond.items() if key != AUGMENT}
+        none = null_like(rest, null if isinstance(null, Mapping) else dict.fromkeys(rest, null)) if rest else {}
+        assert isinstance(none, dict)
+        return {**none, AUGMENT: cond[AUGMENT]}
     if not isinstance(null, Mapping):
         raise ValueError(
             f"the condition is a dict with keys {sorted(cond)}, so null must be a dict with the same keys "

@@ -2,6 +2,7 @@
 
 from ..core.conditions import Cond
 from .array_files import arrays
+from .augment import EDMAugment, augmentation
 from .dataset import Dataset
 from .embedded_digits import digits
 from .errors import DataError
@@ -15,9 +16,11 @@ __all__ = [
     "Cond",
     "DataError",
     "Dataset",
+    "EDMAugment",
     "ImageFolder",
     "Tensors",
     "arrays",
+    "augmentation",
     "batches",
     "digits",
     "mix_seed",

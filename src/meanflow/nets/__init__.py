@@ -9,8 +9,9 @@ from torch import nn
 
 from .dit import PATCHES, SIZES, DiT
 from .mlp import MLP
+from .unet import UNet
 
-NETS: dict[str, type[nn.Module]] = {"DiT": DiT, "MLP": MLP}
+NETS: dict[str, type[nn.Module]] = {"DiT": DiT, "MLP": MLP, "UNet": UNet}
 
 
 def build(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -20,4 +21,4 @@ def build(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
     return NETS[kind](**{**arguments, "shape": tuple(arguments["shape"])})
 
 
-__all__ = ["MLP", "NETS", "PATCHES", "SIZES", "DiT", "build"]
+__all__ = ["MLP", "NETS", "PATCHES", "SIZES", "DiT", "UNet", "build"]

@@ -15,8 +15,8 @@ from ..core.derivative import Mode
 from ..core.guidance import Guidance
 from ..core.times import LogitNormal, TimeDistribution, Times, Uniform
 from ..core.weighting import AdaptiveWeight
-from ..data import Dataset
-from ..nets import MLP, DiT
+from ..data import Dataset, EDMAugment
+from ..nets import MLP, DiT, UNet
 from ..nets.layers import Conditioning
 from ..objectives import FlowMatching, MeanFlow, Objective
 from ..objectives.base import Precision
@@ -27,20 +27,26 @@ from ..training import Training
 class NetSettings:
     """The network; its input shape and classes come from the data."""
 
-    kind: Literal["dit", "mlp"] = "dit"
-    """dit: transformer for images; mlp: residual perceptron for samples of any shape."""
+    kind: Literal["dit", "unet", "mlp"] = "dit"
+    """dit: transformer for images; unet: convolutions for images; mlp: residual perceptron for samples of any shape."""
     size: str | None = None
     """Published DiT size such as B/4 (S, B, M, L, XL with patch 2, 4, 8); sets patch, width, depth and heads."""
     patch: int | None = None
     """Side of a DiT token in pixels; None chooses one that gives at most 64 tokens."""
     width: int = 192
-    """Features per token or layer."""
+    """Features per token or layer; channels of a U-Net."""
     depth: int = 6
-    """Blocks."""
+    """Blocks; of a U-Net, per resolution."""
     heads: int = 6
     """Attention heads of a DiT."""
     conditioning: Conditioning = "t,t-r"
     """Which times the network sees (table 1c of the paper)."""
+    multipliers: tuple[int, ...] = (2, 2, 2)
+    """Channels of each resolution of a U-Net, in units of its width."""
+    attention: tuple[int, ...] = (16,)
+    """Sides of a U-Net's feature maps that attend to themselves."""
+    dropout: float = 0.0
+    """Dropout of a U-Net."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,8 @@ class Recipe:
 def build(recipe: Recipe, data: Dataset) -> Objective:
     """The objective around a new network for these data, initialised from the recipe's seed."""
     torch.manual_seed(recipe.training.seed)
-    return build_objective(_for_data(recipe.objective, data), build_net(recipe.net, data))
+    net = build_net(recipe.net, data, recipe.training.augment == "edm")
+    return build_objective(_for_data(recipe.objective, data), net)
 
 
 def _for_data(s: ObjectiveSettings, data: Dataset) -> ObjectiveSettings:
@@ -102,12 +109,23 @@ def _for_data(s: ObjectiveSettings, data: Dataset) -> ObjectiveSettings:
     return replace(s, guidance=replace(s.guidance, drop=0.0))
 
 
-def build_net(s: NetSettings, data: Dataset) -> nn.Module:
-    """The network for samples of the data's shape and classes."""
+def build_net(s: NetSettings, data: Dataset, told: bool = False) -> nn.Module:
+    """The network for samples of the data's shape and classes; told: whether a U-Net takes augmentation labels."""
     options = {"classes": data.classes, "conditioning": s.conditioning}
     shape = tuple(data.shape)
     if s.kind == "mlp":
         return MLP(shape, width=s.width, depth=s.depth, **options)  # type: ignore[arg-type]
+    if s.kind == "unet":
+        return UNet(
+            shape,  # type: ignore[arg-type]
+            channels=s.width,
+            multipliers=s.multipliers,
+            blocks=s.depth,
+            attention=s.attention,
+            dropout=s.dropout,
+            augment_features=EDMAugment().features if told else None,
+            **options,  # type: ignore[arg-type]
+        )
     if s.size is not None:
         return DiT.of_size(s.size, shape, **options)  # type: ignore[arg-type]
     patch = s.patch or (_patch(shape[1], shape[2]) if len(shape) == 3 else 1)

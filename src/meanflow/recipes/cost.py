@@ -6,13 +6,17 @@ from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 
 import torch
+from torch import Tensor, nn
 
 # The only way torch offers to run a program for its shapes with the kernels and the autocast of a real device.
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..bench import flops, peak_bytes
+from ..bench.cost import Work
+from ..core.compiled import prepare
+from ..core.conditions import Cond, augmented
 from ..core.times import Pairs
-from ..data import Tensors
+from ..data import EDMAugment, Tensors
 from ..nets.dit import SIZES
 from ..objectives import FlowMatching, MeanFlow, Objective
 from ..training import Training
@@ -87,67 +91,75 @@ def cost(recipe: Recipe, shape: tuple[int, ...], classes: int | None) -> Cost:
     """The cost of a recipe on samples of a shape, with class labels or without; attention, products and convolutions
     are counted.
 
-    A DiT is counted without blocks and with one, and continued to its depth: exact for parameters and FLOPs, within a
-    hundredth for the bytes.
+    The bytes are those of a flow-matching step, which hold within a few per cent for MeanFlow: the derivative stores
+    nothing. A DiT is counted without blocks and with one, and continued to its depth: exact for parameters and FLOPs,
+    within a hundredth for the bytes.
     """
-    net = _spelled_out(recipe.net)
+    net, samples = _spelled_out(recipe.net), _Samples(shape, classes, recipe.training.augment == "edm")
     if net.kind != "dit":
-        return _counted(net, recipe.objective, shape, classes)
-    none, one = (_counted(replace(net, depth=depth), recipe.objective, shape, classes) for depth in (0, 1))
+        return _counted(net, recipe.objective, samples)
+    none, one = (_counted(replace(net, depth=depth), recipe.objective, samples) for depth in (0, 1))
     return Cost(*(a + net.depth * (b - a) for a, b in zip(astuple(none), astuple(one), strict=True)))
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """What a batch looks like; told: whether the network is told what an augmentation did."""
+
+    shape: tuple[int, ...]
+    classes: int | None
+    told: bool = False
+
+    def x(self, rows: int) -> Tensor:
+        return torch.zeros(rows, *self.shape)
+
+    def cond(self, rows: int) -> Cond:
+        labels = None if self.classes is None else torch.zeros(rows, dtype=torch.long)
+        return augmented(labels, torch.zeros(rows, EDMAugment().features)) if self.told else labels
+
+
 @lru_cache(maxsize=64)
-def _counted(net: NetSettings, objective: ObjectiveSettings, shape: tuple[int, ...], classes: int | None) -> Cost:
-    labels = None if classes is None else torch.zeros(1, dtype=torch.long)
-    data = Tensors(torch.zeros(1, *shape), labels, classes=classes)
+def _counted(settings: NetSettings, objective: ObjectiveSettings, samples: _Samples) -> Cost:
+    data = Tensors(samples.x(1), replace(samples, told=False).cond(1), classes=samples.classes)
     # Fake tensors on the CPU: the meta device has no autocast.
     with FakeTensorMode():
-        built = build_objective(objective, build_net(net, data))
-        forward = flops(lambda: _forward(built, shape, classes))
-        few, many = _Step(built, shape, classes, ROWS), _Step(built, shape, classes, 2 * ROWS)
-        peaks: list[int] = []
-        step = flops(lambda: peaks.append(peak_bytes(few)))
+        net = build_net(settings, data, samples.told)
+        flow = FlowMatching(net, precision=objective.precision)
         # The difference leaves out what a step holds whatever the batch, such as weights cast to bfloat16.
-        held = peak_bytes(many) - peaks[0]
-    return Cost(sum(p.numel() for p in built.net.parameters()), forward, step / ROWS, held / ROWS)
+        held = peak_bytes(_step(flow, samples, 2 * ROWS)) - peak_bytes(_step(flow, samples, ROWS))
+        # Fused normalisation has no forward-mode derivative on fake tensors; neither form has FLOPs that are counted.
+        built = build_objective(objective, prepare(net))
+        forward = flops(lambda: _forward(net, samples))
+        step = flops(_step(built, samples, ROWS))
+    return Cost(sum(p.numel() for p in net.parameters()), forward, step / ROWS, held / ROWS)
 
 
-def _forward(objective: Objective, shape: tuple[int, ...], classes: int | None) -> None:
+def _forward(net: nn.Module, samples: _Samples) -> None:
     t = torch.zeros(1)
     with torch.no_grad():
-        objective.net(torch.zeros(1, *shape), t=t, r=t, cond=_labels(1, classes))
+        net(samples.x(1), t=t, r=t, cond=replace(samples, told=False).cond(1))
 
 
-class _Step:
+def _step(objective: Objective, samples: _Samples, rows: int) -> Work:
     """A training step without the optimiser, with the expected numbers of rows with r = t and without label."""
+    x, t, cond = samples.x(rows), torch.zeros(rows), samples.cond(rows)
 
-    def __init__(self, objective: Objective, shape: tuple[int, ...], classes: int | None, rows: int) -> None:
-        self.objective, self.rows = objective, rows
-        self.x, self.noise, self.t = torch.zeros(rows, *shape), torch.zeros(rows, *shape), torch.zeros(rows)
-        self.labels = _labels(rows, classes)
-
-    def __call__(self) -> None:
-        objective = self.objective
+    def work() -> None:
         objective.zero_grad(set_to_none=True)
-        if isinstance(objective, FlowMatching):
-            output = objective._run(self.x, self.labels, self.noise, self.t, None)
-        else:
-            assert isinstance(objective, MeanFlow)
-            output = objective._run(self.x, self.labels, self.noise, *self._drawn(objective))
-        output.loss.backward()
+        drawn = (t, None) if isinstance(objective, FlowMatching) else _drawn(objective, t, samples.classes is not None)
+        objective._run(x, cond, x, *drawn).loss.backward()
 
-    def _drawn(self, objective: MeanFlow) -> tuple[Pairs, torch.Tensor | None, int]:
-        pairs = Pairs(self.t, self.t, round(self.rows * objective.times.share_equal))
-        guidance = objective.guidance
-        if guidance is None or self.labels is None:
-            return pairs, None, 0
-        drops = round(self.rows * guidance.drop)
-        return pairs, torch.zeros(self.rows, dtype=torch.bool), drops
+    return work
 
 
-def _labels(rows: int, classes: int | None) -> torch.Tensor | None:
-    return None if classes is None else torch.zeros(rows, dtype=torch.long)
+def _drawn(objective: Objective, t: Tensor, labelled: bool) -> tuple[Pairs, Tensor | None, int]:
+    """Times and dropped rows of a MeanFlow step."""
+    assert isinstance(objective, MeanFlow)
+    rows, guidance = len(t), objective.guidance
+    pairs = Pairs(t, t, round(rows * objective.times.share_equal))
+    if guidance is None or not labelled:
+        return pairs, None, 0
+    return pairs, torch.zeros(rows, dtype=torch.bool), round(rows * guidance.drop)
 
 
 def _spelled_out(net: NetSettings) -> NetSettings:

@@ -123,7 +123,7 @@ def _imagenet(size: str, epochs: int, guidance: Guidance, variant: Variant) -> R
 def _cifar(times: TimesSettings, variant: Variant) -> Recipe:
     code = variant == "code"
     return Recipe(
-        net=NetSettings(kind="mlp"),
+        net=NetSettings(kind="unet", width=128, depth=4, multipliers=(2, 2, 2), attention=(16,), dropout=0.2),
         objective=ObjectiveSettings(
             times=replace(times, pick="coin" if code else "first"), weighting=AdaptiveWeight(p=0.75, c=1e-3)
         ),
@@ -137,6 +137,7 @@ def _cifar(times: TimesSettings, variant: Variant) -> Recipe:
             ema=(0.9999, 0.99995, 0.9996) if code else (0.99995,),
             ema_every=16 if code else 1,
             ema_start="full" if code else "warm",
+            augment="edm",
             save_every=5_000_000,
             grid_every=1_000_000,
             log_every=102_400,

@@ -45,10 +45,10 @@ def save(folder: Path, name: str, files: Files, state: dict[str, Any], keep: int
         for file, tensors in files.items():
             path = aside / file
             save_file(_unshared(tensors), path)
-            _sync(path)
+            sync(path)
             sums[file] = _sha256(path)
         write_text(aside / STATE, json.dumps({**state, "sha256": sums}, indent=1))
-        _sync(aside)
+        sync(aside)
         target = folder / name
         if target.exists():
             shutil.rmtree(target)
@@ -59,7 +59,7 @@ def save(folder: Path, name: str, files: Files, state: dict[str, Any], keep: int
             f"could not save checkpoint {folder / name}: {error}. The checkpoints before it are untouched; "
             "free some space and give the same command again to go on from the newest"
         ) from error
-    _sync(folder)
+    sync(folder)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -110,7 +110,8 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return alone
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make sure that a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.conditions import Cond, map_cond
 from ..core.sampling import EulerField, noise_from_seeds, sample
-from ..data import Dataset, batches, mix_seed, open_data
+from ..data import Dataset, EDMAugment, augmentation, batches, mix_seed, open_data
 from ..evaluation.pictures import drawable, picture, save_picture
 from ..objectives import Objective, check_network
 from .ema import EMA
@@ -51,7 +51,7 @@ def fit(
     s = settings(training, options)
     folder, dataset, device = Path(out), open_data(data), pick_device(s.device)
     objective.to(device).train()
-    _check(objective, dataset, device)
+    _check(objective, dataset, device, s.augment)
     if s.compile:
         objective.compile()
     open_run(folder, describe(objective, dataset, s))
@@ -68,6 +68,7 @@ def _train(objective: Objective, data: Dataset, folder: Path, s: Training, devic
     if step > 0:
         state = "nothing to do" if step >= s.steps else "going on"
         print(f"{folder} has seen {min(step * s.batch, s.images):,} of {s.images:,} images: {state}", file=sys.stderr)
+    augment = augmentation(s.augment)
     generator, log = torch.Generator(device), Log(folder, s, step, carried)
     with (
         StopSignal() as stop,
@@ -80,7 +81,8 @@ def _train(objective: Objective, data: Dataset, folder: Path, s: Training, devic
             generator.manual_seed(mix_seed(s.seed, step))
             torch.manual_seed(mix_seed(s.seed, step, 1))
             lr = learning_rate(s, step)
-            parts = _step(objective, optimizer, x.to(device), _to(cond, device), generator, lr, s.clip)
+            x, cond = augment(x.to(device), _to(cond, device), generator)
+            parts = _step(objective, optimizer, x, cond, generator, lr, s.clip)
             ema.update()
             step += 1
             log.step(step, parts, lr)
@@ -130,8 +132,15 @@ def _optimizer(objective: Objective, s: Training) -> torch.optim.Optimizer:
     return kind(objective.parameters(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay)
 
 
-def _check(objective: Objective, data: Dataset, device: torch.device) -> None:
+def _check(objective: Objective, data: Dataset, device: torch.device, augment: str) -> None:
     """Everything that can be known before the first step."""
+    if augment != "none" and len(data.shape) != 3:
+        raise ValueError(f"augment={augment!r} is for images, the data have samples of shape {tuple(data.shape)}")
+    if augment == "edm" and not getattr(objective.net, "augment_features", None):
+        raise ValueError(
+            "augment='edm' changes images in ways that samples must not show, so it tells the network what it did: "
+            f"build the network with augment_features={EDMAugment().features} (UNet), or use augment='flip'"
+        )
     shape = getattr(objective.net, "shape", None)
     if shape is not None and tuple(shape) != tuple(data.shape):
         raise ValueError(

@@ -145,7 +145,7 @@ def save_state(
         for name, value in state.items()
     }
     files = {WEIGHTS: weights, TRAINING: moments}
-    files |= {_ema_file(decay): average for decay, average in ema.averages.items()}
+    files |= {ema_file(decay): average for decay, average in ema.averages.items()}
     images = min(step * settings.batch, settings.images)
     state = {"step": step, "images": images, "ema_updates": ema.updates, "metrics": carried}
     return checkpoint.save(folder / "checkpoints", f"{images:012d}", files, state, settings.keep)
@@ -164,7 +164,7 @@ def resume(
         try:
             state = checkpoint.read_state(path)
             weights, moments = checkpoint.read(path, WEIGHTS), checkpoint.read(path, TRAINING)
-            averages = {decay: checkpoint.read(path, _ema_file(decay)) for decay in ema.averages}
+            averages = {decay: checkpoint.read(path, ema_file(decay)) for decay in ema.averages}
         except CheckpointError as error:
             warnings.warn(f"{error}. Going on from the checkpoint before it", stacklevel=2)
             continue
@@ -200,10 +200,10 @@ def load(
     found = checkpoint.checkpoints(folder / "checkpoints")
     if not found:
         raise CheckpointError(f"{folder} has no checkpoint yet; train it first")
-    net = net or _built(config)
+    net = net or built(config)
     file, prefix = WEIGHTS, "net."
     if not raw:
-        file = _ema_file(_decay(config, ema))
+        file = ema_file(_decay(config, ema))
     state = checkpoint.read(found[-1], file)
     net.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
     net.to(device).eval().requires_grad_(False)
@@ -219,7 +219,8 @@ def _guidance(saved: dict[str, Any]) -> Guidance:
     return Guidance(saved["scale"], saved["mix"], (low, high), saved["drop"], saved["drop_rows"])
 
 
-def _built(config: dict[str, Any]) -> nn.Module:
+def built(config: dict[str, Any]) -> nn.Module:
+    """A new network of the kind that a run's config.json records; raises ValueError for one of the user's own."""
     saved = config["net"]
     if "arguments" not in saved:
         raise ValueError(f"this run was trained with your own network {saved['type']}; pass an instance as net=")
@@ -235,7 +236,8 @@ def _decay(config: dict[str, Any], wanted: float | None) -> float:
     return wanted
 
 
-def _ema_file(decay: float) -> str:
+def ema_file(decay: float) -> str:
+    """Name of the file of an average in a checkpoint."""
     return f"ema-{decay:g}.safetensors"
 
 

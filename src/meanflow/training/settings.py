@@ -35,6 +35,8 @@ class Training:
     """Steps after which the averages move on, with the decay to that power; they need not follow every step."""
     ema_start: Literal["warm", "full"] = "warm"
     """warm: early averages follow the weights; full: the whole decay from the first step, as in the authors' code."""
+    augment: Literal["none", "flip", "edm"] = "none"
+    """Random changes of images: flip mirrors them; edm also scales, stretches and shifts, and tells the network."""
     compile: bool = False
     """Compile the training step with torch.compile; worth it on GPUs and for long runs."""
     seed: int = 0
