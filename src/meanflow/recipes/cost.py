@@ -13,14 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..bench import flops, peak_bytes
 from ..bench.cost import Work
-from ..core.compiled import prepare
 from ..core.conditions import Cond, augmented
 from ..core.times import Pairs
 from ..data import EDMAugment, Tensors
 from ..nets.dit import SIZES
 from ..objectives import FlowMatching, MeanFlow, Objective
 from ..training import Training
-from .config import NetSettings, ObjectiveSettings, Recipe, build_net, build_objective
+from .config import NetSettings, ObjectiveSettings, Recipe, TimesSettings, build_net, build_objective
 
 # FLOP/s of an H100 SXM in bf16, dense: NVIDIA's data sheet.
 H100 = 989e12
@@ -96,9 +95,11 @@ def cost(recipe: Recipe, shape: tuple[int, ...], classes: int | None) -> Cost:
     within a hundredth for the bytes.
     """
     net, samples = _spelled_out(recipe.net), _Samples(shape, classes, recipe.training.augment == "edm")
+    # Of the times only the share of r = t costs anything: recipes that differ in the others are counted once.
+    objective = replace(recipe.objective, times=TimesSettings(share_equal=recipe.objective.times.share_equal))
     if net.kind != "dit":
-        return _counted(net, recipe.objective, samples)
-    none, one = (_counted(replace(net, depth=depth), recipe.objective, samples) for depth in (0, 1))
+        return _counted(net, objective, samples)
+    none, one = (_counted(replace(net, depth=depth), objective, samples) for depth in (0, 1))
     return Cost(*(a + net.depth * (b - a) for a, b in zip(astuple(none), astuple(one), strict=True)))
 
 
@@ -127,11 +128,19 @@ def _counted(settings: NetSettings, objective: ObjectiveSettings, samples: _Samp
         flow = FlowMatching(net, precision=objective.precision)
         # The difference leaves out what a step holds whatever the batch, such as weights cast to bfloat16.
         held = peak_bytes(_step(flow, samples, 2 * ROWS)) - peak_bytes(_step(flow, samples, ROWS))
-        # Fused normalisation has no forward-mode derivative on fake tensors; neither form has FLOPs that are counted.
-        built = build_objective(objective, prepare(net))
+        built = build_objective(objective, _without_norms(net))
         forward = flops(lambda: _forward(net, samples))
         step = flops(_step(built, samples, ROWS))
     return Cost(sum(p.numel() for p in net.parameters()), forward, step / ROWS, held / ROWS)
+
+
+def _without_norms(net: nn.Module) -> nn.Module:
+    """The network with its normalisation switched off: it has no FLOPs that are counted, and the fused form of torch no
+    forward-mode derivative on fake tensors."""
+    for module in net.modules():
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            module.__class__ = nn.Identity  # type: ignore[assignment]
+    return net
 
 
 def _forward(net: nn.Module, samples: _Samples) -> None:
