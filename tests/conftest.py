@@ -1,6 +1,7 @@
 """Fixtures that several rooms share."""
 
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,23 @@ def cifar10() -> Path:
     if not folder.is_dir():
         pytest.skip("CIFAR-10 is not beside this checkout (../shared/data/cifar10)")
     return folder
+
+
+@pytest.fixture
+def taef2() -> Path:
+    folder = SHARED / "data" / "tiny-autoencoder-taef2"
+    if not folder.is_dir():
+        pytest.skip("the weights of TAEF2 are not beside this checkout (../shared/data/tiny-autoencoder-taef2)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hands(tmp_path_factory) -> Path:
+    """A folder of 1,000 photos of hands, unpacked."""
+    file = SHARED / "data" / "sign-digits100" / "sign-digits100.zip"
+    if not file.is_file():
+        pytest.skip("the photos of hands are not beside this checkout (../shared/data/sign-digits100)")
+    folder = tmp_path_factory.mktemp("hands")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(folder)
+    return folder / "sign-digits100"

@@ -229,7 +229,7 @@ def test_another_run_in_the_folder_says_what_differs(home, capsys, monkeypatch):
 
 def test_import_is_quick_and_light():
     """Loading the library pulls in nothing heavy beyond torch."""
-    heavy = ("matplotlib", "tensorboard", "scipy", "sklearn", "tyro")
+    heavy = ("matplotlib", "tensorboard", "scipy", "sklearn", "tyro", "diffusers")
     code = f"import sys, meanflow; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

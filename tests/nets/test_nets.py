@@ -111,7 +111,7 @@ def test_a_network_is_rebuilt_from_its_arguments(net):
         (lambda: MLP((2,), classes=0), "at least 1"),
         (lambda: MLP((2,), classes=3, condition_features=3), "not both"),
         (lambda: MLP((2,), conditioning="r,t"), "t,t-r"),
-        (lambda: build("UNet", {"shape": [1]}), "known: DiT, MLP"),
+        (lambda: build("GAN", {"shape": [1]}), "known: DiT, MLP, UNet"),
     ],
 )
 def test_impossible_networks_are_explained(make, message):

@@ -16,6 +16,7 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
 
   meanflow train digits                      train on the embedded handwritten digits
   meanflow train my-folder/ --size 32        train on a folder of images, one sub-folder a class or none
+  meanflow encode my-folder/ latents/ --vae stabilityai/sd-vae-ft-mse   images to latents, to train on
   meanflow sample runs/digits --classes 3,7  draw samples, one network call each
   meanflow evaluate runs/digits              say in numbers how good they are
   meanflow bench step | sample               the price of a training step, the speed of sampling
@@ -27,7 +28,7 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
 """
 
 
-COMMANDS = ("train", "sample", "evaluate", "recipes", "bench", "doctor", "convert")
+COMMANDS = ("train", "sample", "evaluate", "recipes", "bench", "doctor", "encode", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from torch import Tensor
 
 from ..core.sampling import noise_from_seeds, sample
+from ..data import LatentContract, decode_as_configured, load_vae
 from ..evaluation.pictures import drawable, picture, save_picture, single
 from ..training import load
 from ..training.run import pick_device
@@ -38,11 +41,16 @@ class Sample:
     guidance: float | None = None
     """Guidance scale at sampling time, for runs that were trained without guidance inside."""
     out: Path = Path("samples.png")
-    """grid.png for one picture, name.npz for arrays, or a folder for single PNGs."""
+    """grid.png for one picture, name.npz for arrays (of a latent run: latents), or a folder for single PNGs."""
     ema: float | None = None
     """Decay of the averaged weights to use; the run's first by default."""
     raw: bool = False
     """Use the weights without averaging."""
+    vae: str | None = None
+    """Autoencoder that decodes the samples of a latent run, where it is no longer at the path of the run's latents; and
+    of converted weights, which do not name theirs."""
+    no_decode: bool = False
+    """Write the latents of a latent run as they are, to an .npz."""
     batch: int = 256
     """Samples per network call."""
     device: str = "auto"
@@ -55,6 +63,7 @@ def run(words: list[str]) -> int:
     device = pick_device(s.device)
     at_least_one(batch=s.batch)
     net = load(s.run, ema=s.ema, raw=s.raw, device=device)
+    decode = _decoder(s, net.latents, device)  # type: ignore[arg-type]
     shape, classes = tuple(net.shape), net.null if isinstance(net.null, int) else None  # type: ignore[arg-type]
     chosen = _chosen_classes(s.classes, classes)
     seeds = numbers(s.seeds, "seeds") if s.seeds else list(range(8 * len(chosen) if chosen else 64))
@@ -68,10 +77,28 @@ def run(words: list[str]) -> int:
         noise = noise_from_seeds(rows, shape, device)
         parts.append(sample(net, noise, labels, guidance=s.guidance, **schedule).cpu())
     taken = time.perf_counter() - start
-    where = _write_samples(torch.cat(parts), seeds, chosen, s.out)
+    where = _write_samples(decode(torch.cat(parts)), seeds, chosen, s.out)
     calls = len(schedule["times"]) - 1 if s.times else s.steps
     print(f"{len(seeds)} samples, {calls} network call{'s' * (calls != 1)} each, {taken * 1e3:.0f} ms -> {where}")
     return 0
+
+
+def _decoder(s: Sample, contract: LatentContract | None, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """How samples become what is written: as they are, or for pictures of a latent run by its VAE."""
+    if contract is None:
+        if s.no_decode:
+            raise ValueError("this run does not decode anything by itself; leave --no-decode out")
+        if s.vae is None:
+            return lambda x: x
+        # Converted weights do not know their latents; the recipe is the VAE's own scale.
+        own = load_vae(s.vae, device=device)
+        return lambda x: decode_as_configured(x, own)
+    if s.no_decode and s.out.suffix != ".npz":
+        raise ValueError(f"--no-decode writes latents, which need --out name.npz, got {s.out}")
+    if s.out.suffix == ".npz":
+        return lambda x: x
+    vae = contract.load_vae(s.vae, device=device)
+    return lambda x: contract.decode(x, vae)
 
 
 def _write_samples(x: Any, seeds: list[int], chosen: list[int] | None, out: Path) -> Path:

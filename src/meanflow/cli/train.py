@@ -26,7 +26,7 @@ class Train:
     """
 
     data: tyro.conf.Positional[str]
-    """digits, a folder of images, or an .npz or .npy file."""
+    """digits, a folder of images or of latents (see `meanflow encode`), or an .npz or .npy file."""
     recipe: str | None = None
     """Recipe to start from (see `meanflow recipes`); by default one that fits the data."""
     variant: Annotated[Literal["paper", "code"] | None, tyro.conf.arg(name="as")] = None
@@ -93,6 +93,8 @@ def _introduce(name: str, objective: Objective, data: Dataset, out: Path) -> Non
         f"recipe {name}: {type(objective.net).__name__} with {parameters:,} parameters on {len(data):,} samples "
         f"of shape {tuple(data.shape)}, classes: {_class_names(data)}; run folder {out}"
     )
+    if getattr(data, "latents", None) is not None:
+        print(data.latents)  # type: ignore[attr-defined]
     guidance = getattr(objective, "guidance", None)
     if guidance is not None:
         print(f"guidance: {guidance}")

@@ -105,6 +105,7 @@ def read(
         step=int(tree["step"]),
         batch=256,
         objective={"guidance": Guidance.from_paper(w, k), "weighting": AdaptiveWeight(p=1.0, c=1e-2)},
+        extra={"count": int(first["count"])} if isinstance(first, dict) and "count" in first else {},
         training={"lr": 1e-4, "optimizer": "adamw", "clip": None},
     )
 
@@ -123,7 +124,7 @@ def write(converted: Converted, out: Path) -> Path:
         return nested(dit_arrays(state, net.patch))
 
     adam = {
-        "count": np.array(converted.step, np.int32),
+        "count": np.array(converted.extra.get("count", converted.step), np.int32),
         "mu": tree({name: m["exp_avg"] for name, m in moments.items()}),
         "nu": tree({name: m["exp_avg_sq"] for name, m in moments.items()}),
     }

@@ -163,13 +163,17 @@ def _loaded(file: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} was refused: it holds more than tensors and plain values, and loading it could run code "
-            f"({str(error).splitlines()[0][:200]})"
+            f"({_first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged or no PyTorch checkpoint: {str(error).splitlines()[0][:200]}") from error
+        raise ValueError(f"{file} is damaged or no PyTorch checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, wanted a dict with 'model' and 'args'")
     return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _parts(file: Path, content: dict[str, Any]) -> tuple[Mapping[str, Tensor], dict[str, Any]]:

@@ -5,25 +5,38 @@ from .array_files import arrays
 from .augment import EDMAugment, augmentation
 from .dataset import Dataset
 from .embedded_digits import digits
+from .encode import Encoding, encode, round_trip
 from .errors import DataError
 from .image_folder import ImageFolder
+from .latent_cache import LatentCache
+from .latents import LatentContract, check_scale, decode_as_configured
 from .order import mix_seed, order
 from .prefetch import batches
 from .sources import open_data
 from .tensors import Tensors
+from .vae import VAE, load_vae
 
 __all__ = [
+    "VAE",
     "Cond",
     "DataError",
     "Dataset",
     "EDMAugment",
+    "Encoding",
     "ImageFolder",
+    "LatentCache",
+    "LatentContract",
     "Tensors",
     "arrays",
     "augmentation",
     "batches",
+    "check_scale",
+    "decode_as_configured",
     "digits",
+    "encode",
+    "load_vae",
     "mix_seed",
     "open_data",
     "order",
+    "round_trip",
 ]

@@ -9,9 +9,9 @@ import numpy as np
 
 from .errors import DataError
 from .tensors import Tensors
-from .values import CHANNELS
+from .values import CHANNELS, LATENT_CHANNELS
 
-X_KEYS = ("images", "x", "data", "arr_0")
+X_KEYS = ("images", "x", "latents", "data", "arr_0")
 COND_KEYS = ("labels", "y", "label", "cond", "arr_1")
 # what numpy.load lets through from the header parser, zipfile and zlib
 BROKEN = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
@@ -21,9 +21,10 @@ Array = np.ndarray[Any, Any]
 def arrays(path: str | Path, *, image: bool | None = None) -> Tensors:
     """The samples of a .npy file (memory-mapped) or of a .npz file (with conditions, if it has them).
 
-    Keys of a .npz: one of images, x, data, arr_0 and, for conditions, one of labels, y, label, cond, arr_1.
+    Keys of a .npz: one of images, x, latents, data, arr_0 and, for conditions, one of labels, y, label, cond, arr_1.
     Images may be [N, C, H, W], [N, H, W, C] with 1 or 3 channels (where both fit, channels come first), or
-    uint8 [N, H, W]. Floats [N, H, W] are images with image=True only: they may as well be sequences.
+    uint8 [N, H, W]; square latents have their 4, 8, 16 or 32 channels first or last. Floats [N, H, W] are images with
+    image=True only: they may as well be sequences.
     Pickled objects are never loaded. Raises DataError naming the file.
     """
     path = Path(path)
@@ -65,5 +66,7 @@ def _channels_first(x: Array, image: bool | None) -> Array:
     if x.ndim == 3 and (image or x.dtype == np.uint8):
         return x[:, None]
     if x.ndim == 4 and x.shape[3] in CHANNELS and x.shape[1] not in CHANNELS:
+        return x.transpose(0, 3, 1, 2)
+    if x.ndim == 4 and x.shape[3] in LATENT_CHANNELS and x.shape[1] == x.shape[2] != x.shape[3]:
         return x.transpose(0, 3, 1, 2)
     return x

@@ -86,7 +86,7 @@ class EDMAugment:
 def inverse_map(scale: Tensor, stretch: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
     """Maps [B, 2, 3] from pixels (x, y, 1) of the changed image to the original, both from the centre.
 
-    scale, stretch, angle [B]; shift [B, 2] in pixels. Stretching is by `stretch` along `angle` and by its inverse across.
+    scale, stretch, angle [B]; shift [B, 2] in pixels. Stretched by `stretch` along `angle`, by its inverse across.
     """
     c, s, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     turn = torch.stack([torch.stack([c, s], 1), torch.stack([-s, c], 1)], 1)

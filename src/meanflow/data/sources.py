@@ -13,6 +13,7 @@ from .dataset import Dataset
 from .embedded_digits import digits
 from .errors import DataError
 from .image_folder import ImageFolder
+from .latent_cache import LatentCache, is_latent_cache
 from .tensors import Tensors
 
 NAMES: dict[str, Callable[[str], Dataset]] = {"digits": digits}
@@ -29,7 +30,7 @@ def open_data(
 ) -> Dataset:
     """The data set that `source` means; a data set is returned as it is.
 
-    source: a name ("digits"), a folder of images, a .npy or .npz file, a tensor, an array, or (x, cond).
+    source: a name ("digits"), a folder of images or of latents, a .npy or .npz file, a tensor, an array, or (x, cond).
         A name wins over a folder of the same name; "./digits" is the folder.
     size, skip_broken, mode: those of ImageFolder; size and mode are refused where they would change others.
     split: "train", "held_out" or "all"; only named data have a held-out part.
@@ -40,6 +41,8 @@ def open_data(
     if isinstance(source, str) and source in NAMES:
         return _without_options(NAMES[source](split), size, mode, "all")
     path = Path(source).expanduser()
+    if is_latent_cache(path):
+        return _without_options(LatentCache(path), size, mode, split)
     if path.is_dir():
         _check_split(str(path), split)
         return ImageFolder(path, size, skip_broken=skip_broken, mode=mode)

@@ -12,6 +12,7 @@ from .errors import DataError
 from .rows import Rows, blocks, dtype_of, sampled_rows
 
 CHANNELS = (1, 3)
+LATENT_CHANNELS = (4, 8, 16, 32)  # of the autoencoders in use
 RANGE_TOLERANCE = 1e-3  # rounding of float16 and of x / 127.5 - 1, with room to spare
 MAPPED_BYTES = 256 * 2**20  # our choice: a memory map above this is looked at in strided rows only
 

@@ -10,14 +10,17 @@ from ..core.conditions import Cond, take
 from ..core.derivative import central_difference, evaluating, jvp
 from .base import Objective
 
+# Our choice: below the scale of any trained layer, above that of layers which begin at 1e-5 instead of 0.
+NEARLY_ZERO = 1e-4
+
 
 @torch.no_grad()
 def check_network(objective: Objective, x: Tensor, cond: Cond = None) -> None:
     """Run the objective's network on the first two rows of x [B, *shape] and raise ValueError unless it
 
     returns the shape and dtype of its input, and depends on t (for mean velocities on r too) in a way that
-    forward-mode differentiation sees. Parameters that are zero, as in adaLN-Zero, are filled with small noise
-    for this: their zeros would hide every dependence.
+    forward-mode differentiation sees. Parameters that are zero, as in adaLN-Zero, or nearly, as in EDM's U-Net, are
+    filled with small noise for this: they would hide every dependence.
     """
     x, cond = x[:2], take(cond, slice(0, 2))
     check_labels(objective, cond)
@@ -55,7 +58,7 @@ def check_weights(net: nn.Module) -> None:
 
 
 class Filled(nn.Module):
-    """The network with noise in its all-zero parameters."""
+    """The network with noise in its parameters that are zero, or so small that they stand for zero."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -64,7 +67,7 @@ class Filled(nn.Module):
         self.fill = {
             name: (0.1 * torch.randn(p.shape, generator=generator)).to(p.device, p.dtype)
             for name, p in net.named_parameters()
-            if not bool(p.any())
+            if not bool((p.abs() >= NEARLY_ZERO).any())
         }
 
     def forward(self, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:

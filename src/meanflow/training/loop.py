@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..core.conditions import Cond, map_cond
 from ..core.sampling import EulerField, noise_from_seeds, sample
-from ..data import Dataset, EDMAugment, augmentation, batches, mix_seed, open_data
-from ..evaluation.pictures import drawable, picture, save_picture
+from ..data import Dataset, EDMAugment, augmentation, batches, check_scale, mix_seed, open_data
+from ..evaluation.pictures import picture, save_picture
 from ..objectives import Objective, check_network
 from .ema import EMA
 from .log import Log
+from .previews import decoder
 from .run import describe, open_run, pick_device, resume, save_state
 from .settings import Training, settings
 from .signals import StopSignal
@@ -52,6 +53,7 @@ def fit(
     folder, dataset, device = Path(out), open_data(data), pick_device(s.device)
     objective.to(device).train()
     _check(objective, dataset, device, s.augment)
+    check_scale(dataset)
     if s.compile:
         objective.compile()
     open_run(folder, describe(objective, dataset, s))
@@ -70,6 +72,7 @@ def _train(objective: Objective, data: Dataset, folder: Path, s: Training, devic
         print(f"{folder} has seen {min(step * s.batch, s.images):,} of {s.images:,} images: {state}", file=sys.stderr)
     augment = augmentation(s.augment)
     generator, log = torch.Generator(device), Log(folder, s, step, carried)
+    decode = decoder(data, device) if step < s.steps else None
     with (
         StopSignal() as stop,
         log,
@@ -86,8 +89,9 @@ def _train(objective: Objective, data: Dataset, folder: Path, s: Training, devic
             ema.update()
             step += 1
             log.step(step, parts, lr)
-            if s.due(step, s.grid_every):
-                _save_grid(objective, ema, data, folder, step * s.batch, device)
+            if decode is not None and s.due(step, s.grid_every):
+                x = decode(_draw_grid(objective, ema, data, device))
+                save_picture(picture(x, _columns(data)), folder / "grids" / f"{step * s.batch:012d}.png")
             if s.due(step, s.save_every) or stop.received:
                 save_state(folder, objective, optimizer, ema, step, s, log.carried())
             if stop.received:
@@ -161,12 +165,10 @@ def _to(cond: Cond, device: torch.device) -> Cond:
     return map_cond(lambda c: c.to(device), cond)
 
 
-def _save_grid(objective: Objective, ema: EMA, data: Dataset, folder: Path, images: int, device: torch.device) -> None:
+def _draw_grid(objective: Objective, ema: EMA, data: Dataset, device: torch.device) -> Tensor:
     """One-call samples (Euler for flow matching) from fixed noise, drawn with the first average."""
-    if not drawable(data.shape):
-        return
-    columns = data.classes if data.classes and data.classes <= 16 else 8
-    count = 8 * columns if len(data.shape) == 3 else 2000
+    rows = 4 if hasattr(data, "latents") else 8  # decoding costs more than drawing
+    count = rows * _columns(data) if len(data.shape) == 3 else 2000
     noise = noise_from_seeds(range(count), data.shape, device)
     cond = _to(_grid_cond(data, count), device)
     average = next(iter(ema.averages.values()))
@@ -174,10 +176,13 @@ def _save_grid(objective: Objective, ema: EMA, data: Dataset, folder: Path, imag
     objective.load_state_dict(average)
     try:
         field = EulerField(objective.net) if objective.field == "instantaneous" else objective.net
-        x = sample(field, noise, cond, steps=16 if objective.field == "instantaneous" else 1)
+        return sample(field, noise, cond, steps=16 if objective.field == "instantaneous" else 1)
     finally:
         objective.load_state_dict(raw)
-    save_picture(picture(x, columns), folder / "grids" / f"{images:012d}.png")
+
+
+def _columns(data: Dataset) -> int:
+    return data.classes if data.classes and data.classes <= 16 else 8
 
 
 def _grid_cond(data: Dataset, count: int) -> Cond:

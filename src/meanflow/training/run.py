@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core.guidance import Guidance
 from ..core.sampling import EulerField
-from ..data import Dataset
+from ..data import Dataset, LatentContract
 from ..nets import build
 from ..objectives import Objective
 from ..objectives.base import plain
@@ -73,6 +73,7 @@ def open_run(folder: Path, config: dict[str, Any]) -> None:
     file = folder / "config.json"
     config = json.loads(json.dumps(config))
     if file.exists():
+        _check_vae(folder, read_config(folder)["data"].get("latents"), config["data"].get("latents"))
         differ = differences(read_config(folder), config)
         if differ:
             raise ValueError(
@@ -89,6 +90,16 @@ def open_run(folder: Path, config: dict[str, Any]) -> None:
         raise ValueError(f"{folder} is not empty and holds no run (no config.json); choose another output folder")
     write_text(file, json.dumps(config, indent=1))
     write_text(folder / "environment.json", json.dumps(_environment(), indent=1))
+
+
+def _check_vae(folder: Path, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+    """ValueError naming both autoencoders when a run is to go on with the latents of another one."""
+    if old and new and old["vae_fingerprint"] != new["vae_fingerprint"]:
+        before, now = (f"{c['vae']} (weights {c['vae_fingerprint'][:12]})" for c in (old, new))
+        raise ValueError(
+            f"{folder} was trained on latents of the VAE {before}, these are latents of {now}: to the network they are "
+            "other data. Choose another output folder, or encode the images with the first"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -114,7 +125,12 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         return [
             line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
-    return [] if old == new else [f"{path}: {old} -> {new}"]
+    return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:60]} ... ({len(text) - 60} more characters)"
 
 
 def _free(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
@@ -191,8 +207,8 @@ def load(
 
     ema: which average, by decay; None takes the run's first. raw: the weights without averaging. net: an
     instance of your own class, where the run was trained with one. The result carries `shape`, `null`,
-    `guidance` and `dropped` (the share of rows trained without condition); a flow-matching run comes as a
-    field for Euler steps.
+    `guidance`, `dropped` (the share of rows trained without condition) and `latents` (the contract by which samples
+    are decoded, None for a run that was not trained on latents); a flow-matching run comes as a field for Euler steps.
     Raises CheckpointError naming a damaged file.
     """
     folder = Path(run)
@@ -210,6 +226,8 @@ def load(
     arguments = config["objective"]["arguments"]
     trained = arguments.get("guidance")
     net.guidance = _guidance(trained) if trained else None  # type: ignore[assignment]
+    latents = config["data"].get("latents")
+    net.latents = LatentContract.from_dict(latents) if latents else None  # type: ignore[assignment]
     net.dropped = trained["drop"] if trained else arguments.get("drop", 0.0)
     return EulerField(net) if config["objective"]["type"] == "FlowMatching" else net
 
