@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -161,7 +162,7 @@ def test_printed_settings_are_options(capsys, tmp_path, monkeypatch):
     """What `recipes show` prints can be given back as it is."""
     monkeypatch.chdir(tmp_path)
     assert main(["recipes", "show", "digits"]) == 0
-    printed = capsys.readouterr().out.split("\n", 1)[1].replace("\n", " ").split()
+    printed = shlex.split(capsys.readouterr().out.split("\n", 1)[1])
     assert main(["train", "digits", "--dry-run", *printed]) == 0
 
 

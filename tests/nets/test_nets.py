@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from meanflow.bench import flops
 from meanflow.nets import MLP, DiT, build
 from meanflow.nets.layers import patchify, sincos_positions, unpatchify
 
@@ -10,6 +13,8 @@ from meanflow.nets.layers import patchify, sincos_positions, unpatchify
 PUBLISHED = {"B/4": 131, "B/2": 131, "M/2": 308, "L/2": 459, "XL/2": 676}
 # Computed from the architecture with two time embeddings and no learned variance.
 EXACT = {"B/4": 131.2, "B/2": 131.1, "M/2": 308.0, "L/2": 459.1, "XL/2": 676.4}
+# Thousand millions of multiply-adds of one forward pass, as the paper counts, computed from the architecture.
+MULTIPLY_ADDS = {"B/4": 5.6, "B/2": 23.0, "M/2": 53.8, "L/2": 80.7, "XL/2": 118.6}
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
@@ -18,6 +23,31 @@ def test_parameter_counts_are_the_papers(size):
         net = DiT.of_size(size, (4, 32, 32), classes=1000)
     count = sum(p.numel() for p in net.parameters()) / 1e6
     assert round(count) == PUBLISHED[size] and round(count, 1) == EXACT[size]
+
+
+def forward(size):
+    """One forward pass of a published size as a piece of work, on tensors without memory."""
+    net = DiT.of_size(size, (4, 32, 32), classes=1000)
+    z, t, label = torch.zeros(1, 4, 32, 32), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+
+    def work():
+        with torch.no_grad():
+            net(z, t=t, r=t, cond=label)
+
+    return work
+
+
+@pytest.mark.parametrize("size", MULTIPLY_ADDS)
+def test_forward_flops_are_the_papers(size):
+    with FakeTensorMode():
+        assert round(flops(forward(size)) / 2e9, 1) == MULTIPLY_ADDS[size]
+
+
+def test_flops_without_the_fused_attention_are_noticed():
+    """The mutant: torch's own counter leaves out the fused attention of CPUs."""
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        forward("B/2")()
+    assert round(counter.get_total_flops() / 2e9, 1) < MULTIPLY_ADDS["B/2"]
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 16), (4, 12, 4)])

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-import torch
 import tyro
 
-from ..bench import flops
 from ..data import Dataset, open_data
 from ..objectives import Objective
-from ..recipes import Recipe, build, default_name, recipe
+from ..recipes import Recipe, build, cost, default_name, notices, recipe
 from ..training import Run, fit
 from .words import first_process, option, parse, settings_text
 
@@ -30,6 +29,10 @@ class Train:
     """digits, or a folder or file of images, latents, arrays or numbers (docs/data.md lists all kinds)."""
     recipe: str | None = None
     """Recipe to start from (see `meanflow recipes`); by default one that fits the data."""
+    variant: Annotated[Literal["paper", "code"] | None, tyro.conf.arg(name="as")] = None
+    """For recipes of the paper: as the paper says, or as the authors' code does."""
+    ablation: str | None = None
+    """A cell of the paper's ablations, e.g. a:50, with --recipe imagenet-b4; `meanflow recipes show` lists them."""
     out: Path | None = None
     """Run folder; by default runs/ and the name of the data."""
     size: int | None = None
@@ -54,13 +57,15 @@ def run(words: list[str]) -> int:
     """Train, or print what would be done."""
     # The recipe decides the defaults; data of another kind than guessed here parse once more below.
     guess = option(words, "--recipe") or ("digits" if "digits" in words else "dit-tiny")
-    s = parse(Train, words, "train", default=Train(tyro.MISSING, settings=recipe(guess)))
+    s = _parsed(words, guess)
     dataset = open_data(
         s.data, size=s.size, mode=s.mode, skip_broken=s.skip_broken, split=s.split, cond=s.cond, workers=s.workers
     )
     name = s.recipe or default_name(dataset, s.data)
     if name != guess:
-        s = parse(Train, words, "train", default=Train(tyro.MISSING, settings=recipe(name)))
+        s = _parsed(words, name)
+    for line in _notices(s, name, dataset, words) if first_process() else []:
+        print(f"note: {line}", file=sys.stderr)
     objective = build(s.settings, dataset)
     out = s.out or Path("runs") / Path(s.data).absolute().stem
     if s.dry_run:
@@ -81,6 +86,18 @@ def _conclude(done: Run, source: str) -> None:
         return
     judge = f"meanflow evaluate {done.folder}" if source == "digits" else f"the newest grid in {done.folder / 'grids'}"
     print(f"trained on {done.images:,} images. Next: meanflow sample {done.folder}; {judge}")
+
+
+def _parsed(words: list[str], name: str) -> Train:
+    """The words over the settings of a recipe, in its variant and ablation."""
+    base = recipe(name, option(words, "--as"), option(words, "--ablation"))
+    return parse(Train, words, "train", default=Train(tyro.MISSING, settings=base))
+
+
+def _notices(s: Train, name: str, data: Dataset, words: list[str]) -> list[str]:
+    """What to expect of the recipe, and what was changed without its companion."""
+    given = any(word == "--lr" or word.startswith("--lr=") for word in words)
+    return notices(name, s.variant, s.ablation, s.settings, data.shape, data.classes, lr_given=given)
 
 
 def _introduce(name: str, objective: Objective, data: Dataset, out: Path) -> None:
@@ -106,30 +123,15 @@ def _class_names(data: Dataset) -> str:
 
 
 def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -> str:
-    """Settings, parameters, FLOPs and memory of a step, from a small step scaled to the batch."""
-    batch = settings.training.batch
-    n = min(batch, 8)
-    x, cond = data.batch([i % len(data) for i in range(n)])
-    stored = 0
-
-    def count(tensor: Any) -> Any:
-        nonlocal stored
-        stored += tensor.numel() * tensor.element_size()
-        return tensor
-
-    def work() -> None:
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-            objective(x, cond).loss.backward()
-
-    total = flops(work) * batch / n
-    rows = batch / settings.training.accumulate  # of whose activations memory is held at a time
+    """Settings, parameters, FLOPs and memory of a step, counted without doing it."""
+    training, price = settings.training, cost(settings, tuple(data.shape), data.classes)
+    rows = training.batch / training.accumulate  # of whose activations memory is held at a time
     parameters = sum(p.numel() for p in objective.net.parameters())
-    copies = 4 + len(settings.training.ema)  # weights, gradients, two moments, averages
-    gib = (parameters * 4 * copies + stored * rows / n) / 2**30
+    gib = (price.states(training) + price.activations * rows) / 2**30
     return (
         f"recipe {name}\n{settings_text(settings)}\n"
         f"parameters        {parameters:,}\n"
-        f"FLOPs per step    {total:.3g} (batch {batch})\n"
-        f"FLOPs of the run  {total * settings.training.steps:.3g} ({settings.training.steps:,} steps)\n"
+        f"FLOPs per step    {price.step * training.batch:.3g} (batch {training.batch})\n"
+        f"FLOPs of the run  {price.flops(training):.3g} ({training.steps:,} steps)\n"
         f"memory, estimated {gib:.2f} GiB (weights, gradients, optimiser, averages, stored activations)"
     )

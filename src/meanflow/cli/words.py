@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from difflib import get_close_matches
 from typing import Any
 
@@ -62,22 +61,7 @@ def nearest(word: str, known: Any) -> str:
 
 
 def settings_text(settings: Any) -> str:
-    def lines(tree: dict[str, Any], path: str) -> list[str]:
-        found: list[str] = []
-        for key, value in tree.items():
-            # Training options carry no prefix on the command line.
-            name = key if path in ("", "training") else f"{path}.{key}"
-            if value is False:
-                continue  # a flag that is off is not written
-            found += (
-                lines(value, name) if isinstance(value, dict) else [f"  --{name.replace('_', '-')} {_shown(value)}"]
-            )
-        return found
+    """Every setting of a recipe as an option, a line each, as a shell takes it."""
+    from ..recipes import options  # here, because every command needs this module and few need the recipes
 
-    return "\n".join(lines(asdict(settings), ""))
-
-
-def _shown(value: Any) -> str:
-    if value is True:
-        return ""
-    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return "\n".join(f"  {text}" for text in options(settings))

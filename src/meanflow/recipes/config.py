@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import torch
@@ -98,7 +98,15 @@ class Recipe:
 def build(recipe: Recipe, data: Dataset) -> Objective:
     """The objective around a new network for these data, initialised from the recipe's seed."""
     torch.manual_seed(recipe.training.seed)
-    return build_objective(recipe.objective, build_net(recipe.net, data, recipe.training.augment == "edm"))
+    net = build_net(recipe.net, data, recipe.training.augment == "edm")
+    return build_objective(_for_data(recipe.objective, data), net)
+
+
+def _for_data(s: ObjectiveSettings, data: Dataset) -> ObjectiveSettings:
+    """Without labels there are none to drop: recipes that only drop them, and do not guide, serve such data too."""
+    if s.guidance.acts or s.guidance.drop == 0 or data.batch([0])[1] is not None:
+        return s
+    return replace(s, guidance=replace(s.guidance, drop=0.0))
 
 
 def build_net(s: NetSettings, data: Dataset, told: bool = False) -> nn.Module:

@@ -10,7 +10,10 @@ from ..core.guidance import Guidance
 from ..core.weighting import AdaptiveWeight
 from ..data import Dataset
 from ..training import Training
+from .cells import cell
 from .config import NetSettings, ObjectiveSettings, Recipe
+from .leaves import changed
+from .paper import EPOCH, FACTS, PAPER_RECIPES, Variant
 
 
 def digits() -> Recipe:
@@ -64,23 +67,51 @@ def points() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+RECIPES: dict[str, Callable[..., Recipe]] = {
     "digits": digits,
     "digits-unguided": digits_unguided,
     "digits-flow-matching": digits_flow_matching,
     "dit-tiny": dit_tiny,
     "dit-s": dit_s,
     "points": points,
+    **PAPER_RECIPES,
 }
+ABLATED = "imagenet-b4"
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe of a name; raises ValueError with the nearest name for an unknown one."""
+def recipe(name: str, variant: str | None = None, ablation: str | None = None) -> Recipe:
+    """The recipe of a name, for a row of the paper as "paper" or "code" does it, or a cell of its ablations.
+
+    ablation: such as "a:50", for imagenet-b4 only; then 80 epochs, and guidance where the cell has it.
+    Raises ValueError with the nearest name for an unknown one, and with what there is for the others.
+    """
     if name not in RECIPES:
         near = get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]}?" if near else "see `meanflow recipes`."
         raise ValueError(f"unknown recipe {name!r}; {hint} Known: {', '.join(RECIPES)}")
-    return RECIPES[name]()
+    found = RECIPES[name](*([] if variant is None else [_checked(name, variant)]))
+    if ablation is None:
+        return found
+    if name != ABLATED:
+        raise ValueError(f"the ablations are cells of {ABLATED}, not of {name}; use --recipe {ABLATED}")
+    return cell(ablation).apply(_unguided(found))
+
+
+def _checked(name: str, variant: str) -> Variant:
+    """The variant, if the recipe has it."""
+    if name not in FACTS:
+        raise ValueError(f"{name} is no row of the paper, so there is no paper and no code to follow; leave --as out")
+    for known in FACTS[name].variants:
+        if variant == known:
+            return known
+    raise ValueError(f"{name} can be had as {' or '.join(FACTS[name].variants)}, not as {variant!r}")
+
+
+def _unguided(found: Recipe) -> Recipe:
+    """What the tables of ablations begin with: no guidance, 80 epochs."""
+    return changed(
+        found, {"objective.guidance.scale": 1.0, "objective.guidance.mix": 0.0, "training.images": 80 * EPOCH}
+    )
 
 
 def default_name(data: Dataset, source: str) -> str:

@@ -13,22 +13,26 @@ from .parallel import like_shards, local
 class EMA:
     """Averages of a module's parameters, one per decay, kept in float32; buffers are copied.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)): early averages follow the weights, so that
-    early samples are not the initial noise. Under FSDP2 each process averages its own shards.
+    Step n has the decay min(decay, (1 + n) / (10 + n)): early averages follow the weights, so that early samples are
+    not the initial noise. warm=False takes the whole decay from the first step, as the authors' code does.
+    every: the averages move on every so many steps, then with the decay to that power (authors' CIFAR code: 16).
+    Under FSDP2 each process averages its own shards.
     """
 
-    def __init__(self, module: nn.Module, decays: Sequence[float]) -> None:
-        self.module, self.updates = module, 0
+    def __init__(self, module: nn.Module, decays: Sequence[float], every: int = 1, warm: bool = True) -> None:
+        self.module, self.updates, self.every, self.warm = module, 0, every, warm
         self.averages = {decay: _copy(module) for decay in decays}
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the module's present weights into every average."""
+        """Take the module's present weights into every average, if this is a step on which they move."""
         self.updates += 1
+        if self.updates % self.every:
+            return
         now = self.module.state_dict()
         names = [n for n, _ in self.module.named_parameters(remove_duplicate=False)]
         for decay, average in self.averages.items():
-            weight = 1 - warm_decay(decay, self.updates)
+            weight = 1 - (warm_decay(decay, self.updates) if self.warm else decay) ** self.every
             old = [local(average[n]) for n in names]
             torch._foreach_lerp_(old, [local(now[n]).to(o.dtype) for n, o in zip(names, old, strict=True)], weight)
             for name in now.keys() - set(names):
@@ -41,7 +45,7 @@ class EMA:
 
 
 def warm_decay(decay: float, updates: int) -> float:
-    """Decay of update number `updates` (from 1)."""
+    """Decay of step number `updates` (from 1)."""
     return min(decay, (1 + updates) / (10 + updates))
 
 

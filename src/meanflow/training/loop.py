@@ -102,7 +102,9 @@ class Loop:
         self.world, self.device, self.rows = world, device, rows
         self.stepper = Stepper(objective, wrap(objective, s, world), s, world, device)
         slices = world.size * s.accumulate
-        self.state = State(objective, self.stepper.optimizer, EMA(objective, s.ema), slices=slices)
+        self.state = State(
+            objective, self.stepper.optimizer, EMA(objective, s.ema, s.ema_every, s.ema_start == "warm"), slices=slices
+        )
         self.trouble: Exception | None = None
         self.batch: list[Batch] = []
         carried = self._resume()

@@ -37,6 +37,10 @@ class Training:
     """Largest gradient norm; None = no clipping."""
     ema: tuple[float, ...] = (0.999,)
     """Decays of the averaged weights kept beside the raw ones; the first one is used for samples."""
+    ema_every: int = 1
+    """Steps after which the averages move on, with the decay to that power; they need not follow every step."""
+    ema_start: Literal["warm", "full"] = "warm"
+    """warm: early averages follow the weights; full: the whole decay from the first step, as in the authors' code."""
     augment: Literal["none", "flip", "edm"] = "none"
     """Random changes of images: flip mirrors them; edm also scales, stretches and shifts, and tells the network."""
     compile: bool = False
@@ -97,6 +101,7 @@ AT_LEAST_ONE = (
     "grid_every",
     "log_every",
     "keep",
+    "ema_every",
     "milestone_every",
     "skip_limit",
     "deadline",
