@@ -95,7 +95,9 @@ def test_an_interpreter_that_ends_with_an_open_stream_ends(tmp_path):
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"start": -4}])
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"start": -4}, {"workers": -1}])
 def test_impossible_batches_are_refused_at_once(wrong):
-    with pytest.raises(DataError, match=r"batch >= 1 and start >= 0, got .*(batch=0|start=-4)"):
+    with pytest.raises(
+        DataError, match=r"batch >= 1, start >= 0 and workers >= 0, got .*(batch=0|start=-4|workers=-1)"
+    ):
         batches(numbered(), **({"batch": 4, "seed": 0} | wrong))

@@ -158,7 +158,7 @@ def test_a_killed_encode_goes_on_and_ends_the_same(many, tiny, uninterrupted, tm
     _, errors = finished(started(command(many, out, tiny, *WORDS)))
     assert f"{15 - len(there)} of {15 - len(there)} shards encoded" in errors
     assert (out / "shards" / there[0]).stat().st_mtime_ns == kept
-    assert contents(out) == contents(uninterrupted)
+    assert contents(out) == contents(uninterrupted)  # and nothing torn is left
     assert len(open_data(out)) == 60
 
 

@@ -203,7 +203,7 @@ def test_impossible_sizes_are_refused(classes, size):
 
 def test_other_impossible_options_are_refused(classes):
     refused(classes, "mode must be 'L', 'RGB' or None, got 'rgb'", mode="rgb")
-    refused(classes, "workers must be 1 or more, got 0", workers=0)
+    refused(classes, "threads must be 1 or more, got 0", threads=0)
     refused(classes, "check must be 'auto', 'full' or 'headers', got 'none'", check="none")
 
 
@@ -287,7 +287,7 @@ def test_copies_and_pickles_read_on(classes):
 
 def test_one_thread_reads_what_many_read(classes):
     assert torch.equal(
-        ImageFolder(classes, workers=1).batch(range(4))[0], ImageFolder(classes, workers=4).batch(range(4))[0]
+        ImageFolder(classes, threads=1).batch(range(4))[0], ImageFolder(classes, threads=4).batch(range(4))[0]
     )
 
 

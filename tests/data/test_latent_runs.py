@@ -147,7 +147,7 @@ def test_an_unfinished_or_truncated_cache_is_named_by_train(at_home, tmp_path, c
 
 
 def test_options_for_images_are_refused_for_latents(at_home, capsys):
-    assert "size=32 is for image folders, these samples are [4, 8, 8]" in complaint(
+    assert "size=32 is for encoded images, these samples are [4, 8, 8]" in complaint(
         capsys, "train", "latents", "--size", "32"
     )
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import meanflow as mf
 from meanflow.training import CheckpointError, Training
+from meanflow.training.log import VARYING
 from meanflow.training.loop import learning_rate
 from meanflow.training.run import read_config
 
@@ -94,7 +95,7 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(kind, uninterrupted, tm
     assert ours.keys() == theirs.keys() and len(ours) == 4
     for file, tensors in theirs.items():
         assert all(torch.equal(tensors[name], ours[file][name]) for name in tensors), file
-    drop = ("images_per_second",)
+    drop = VARYING
     records = [
         [{k: v for k, v in json.loads(line).items() if k not in drop} for line in (o / "metrics.jsonl").open()]
         for o in (out, uninterrupted)
@@ -203,8 +204,10 @@ def test_damaged_weights_are_named_on_loading_and_the_run_goes_on_from_the_one_b
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"ema-0\.999\.safetensors is damaged"):
-        mf.load(out)
+    with pytest.warns(UserWarning, match=r"ema-0\.999\.safetensors is damaged.*checkpoint before it"):
+        loaded = mf.load(out)
+    before = load_file(sorted((out / "checkpoints").iterdir())[0] / "ema-0.999.safetensors")
+    assert torch.equal(loaded.last.weight, before["net.last.weight"])
     with pytest.warns(UserWarning, match="damaged.*checkpoint before it"):
         run = mf.fit(objective(), points(), out=out, images=256, batch=64, save_every=64)
     assert run.images == 256 and mf.load(out)

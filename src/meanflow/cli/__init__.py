@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from .. import __version__
-from .words import nearest
+from .words import first_process, nearest
 
 HELP = """\
 meanflow: one-step generators, after "Mean Flows for One-step Generative Modeling" (arXiv:2505.13447)
@@ -17,18 +18,33 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow train digits                      train on the embedded handwritten digits
   meanflow train my-folder/ --size 32        train on a folder of images, one sub-folder a class or none
   meanflow encode my-folder/ latents/ --vae stabilityai/sd-vae-ft-mse   images to latents, to train on
+  meanflow prepare my-folder/ fast/          write data once as arrays that are read many times faster
+  meanflow status runs/digits                where a run stands, in one screen
   meanflow sample runs/digits --classes 3,7  draw samples, one network call each
   meanflow evaluate runs/digits              say in numbers how good they are
   meanflow bench step | sample               the price of a training step, the speed of sampling
   meanflow doctor net.py:build               examine your own network before training it
   meanflow convert authors-jax FOLDER OUT    bring in the authors' weights; `meanflow convert` lists the formats
   meanflow recipes                           list the recipes; `meanflow recipes show NAME` prints one
+  meanflow ablate digits                     repeat the ablations of the paper's table 1 at a small scale
 
 `meanflow COMMAND --help` explains the options of a command. The same train command again resumes a run.
 """
 
 
-COMMANDS = ("train", "sample", "evaluate", "recipes", "bench", "doctor", "encode", "convert")
+COMMANDS = (
+    "train",
+    "status",
+    "prepare",
+    "encode",
+    "sample",
+    "evaluate",
+    "ablate",
+    "recipes",
+    "bench",
+    "doctor",
+    "convert",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,5 +81,9 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"meanflow: error: {message}", file=sys.stderr)
+    # Wrong use is the same in all processes that torchrun started; failures may be a process's own.
+    if first_process():
+        print(f"meanflow: error: {message}", file=sys.stderr)
+    elif code != 2:
+        print(f"meanflow: error in process {os.environ['RANK']}: {message}", file=sys.stderr)
     return code

@@ -17,15 +17,19 @@ from ..core.sampling import noise_from_seeds, sample
 from ..data import LatentContract, decode_as_configured, load_vae
 from ..evaluation.pictures import drawable, picture, save_picture, single
 from ..training import load
+from ..training.parallel import World, joined
 from ..training.run import pick_device
 from .words import at_least_one, floats, numbers, parse
+
+TIMEOUT = 3600  # seconds that a process waits for the samples of another; our choice
 
 
 @dataclass
 class Sample:
     """Draw samples from a run: one network call each, or more with --steps.
 
-    A sample depends on its seed and class alone, not on the batch that it is drawn in.
+    A sample depends on its seed and class alone, not on the batch that it is drawn in. Started by torchrun, the
+    processes share the batches.
     """
 
     run: tyro.conf.Positional[Path]
@@ -60,27 +64,45 @@ class Sample:
 def run(words: list[str]) -> int:
     """Draw samples from a run."""
     s = parse(Sample, words, "sample")
-    device = pick_device(s.device)
     at_least_one(batch=s.batch)
+    with joined(TIMEOUT) as world:
+        return _draw(s, words, world)
+
+
+def _draw(s: Sample, words: list[str], world: World) -> int:
+    device = pick_device(s.device)
     net = load(s.run, ema=s.ema, raw=s.raw, device=device)
-    decode = _decoder(s, net.latents, device)  # type: ignore[arg-type]
+    decode = world.together(lambda: _decoder(s, net.latents, device) if world.first else None)  # type: ignore[arg-type]
     shape, classes = tuple(net.shape), net.null if isinstance(net.null, int) else None  # type: ignore[arg-type]
     chosen = _chosen_classes(s.classes, classes)
     seeds = numbers(s.seeds, "seeds") if s.seeds else list(range(8 * len(chosen) if chosen else 64))
     if s.times is not None and "--steps" in " ".join(words):
         raise ValueError("give --steps or --times, not both")
     schedule: dict[str, Any] = {"times": floats(s.times, "times")} if s.times else {"steps": s.steps}
-    parts, start = [], time.perf_counter()
-    for i in range(0, len(seeds), s.batch):
+    start = time.perf_counter()
+
+    def batch(i: int) -> torch.Tensor:
         rows = seeds[i : i + s.batch]
         labels = torch.tensor([chosen[seed % len(chosen)] for seed in rows], device=device) if chosen else None
         noise = noise_from_seeds(rows, shape, device)
-        parts.append(sample(net, noise, labels, guidance=s.guidance, **schedule).cpu())
+        return sample(net, noise, labels, guidance=s.guidance, **schedule).cpu()
+
+    x = _shared(batch, range(0, len(seeds), s.batch), world)
     taken = time.perf_counter() - start
-    where = _write_samples(decode(torch.cat(parts)), seeds, chosen, s.out)
-    calls = len(schedule["times"]) - 1 if s.times else s.steps
-    print(f"{len(seeds)} samples, {calls} network call{'s' * (calls != 1)} each, {taken * 1e3:.0f} ms -> {where}")
+    if decode is not None:
+        where = _write_samples(decode(x), seeds, chosen, s.out)
+        calls = len(schedule["times"]) - 1 if s.times else s.steps
+        print(f"{len(seeds)} samples, {calls} network call{'s' * (calls != 1)} each, {taken * 1e3:.0f} ms -> {where}")
     return 0
+
+
+def _shared(batch: Callable[[int], torch.Tensor], starts: range, world: World) -> torch.Tensor:
+    """The batches that begin at `starts`, in order: whole ones go round the processes.
+
+    So a batch has the same rows whatever the number of processes, and its samples are the same to the last bit.
+    """
+    parts = world.gather([batch(i) for i in starts[world.rank :: world.size]])
+    return torch.cat([parts[n % world.size][n // world.size] for n in range(len(starts))])
 
 
 def _decoder(s: Sample, contract: LatentContract | None, device: torch.device) -> Callable[[Tensor], Tensor]:

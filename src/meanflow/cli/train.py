@@ -13,8 +13,8 @@ import tyro
 from ..data import Dataset, open_data
 from ..objectives import Objective
 from ..recipes import Recipe, build, cost, default_name, notices, recipe
-from ..training import fit
-from .words import option, parse, settings_text
+from ..training import Run, fit
+from .words import first_process, option, parse, settings_text
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Train:
     """
 
     data: tyro.conf.Positional[str]
-    """digits, a folder of images or of latents (see `meanflow encode`), or an .npz or .npy file."""
+    """digits, or a folder or file of images, latents, arrays or numbers (docs/data.md lists all kinds)."""
     recipe: str | None = None
     """Recipe to start from (see `meanflow recipes`); by default one that fits the data."""
     variant: Annotated[Literal["paper", "code"] | None, tyro.conf.arg(name="as")] = None
@@ -41,6 +41,12 @@ class Train:
     """RGB or L (grey), for a folder that mixes both."""
     skip_broken: bool = False
     """Leave out unreadable images instead of stopping."""
+    split: str = "train"
+    """Part of data that have a held-out part: train, held_out or all."""
+    cond: str | None = None
+    """Columns that are conditions, with commas between; none for no conditions."""
+    workers: int = 0
+    """Processes that read data beside this one; 0 reads in threads."""
     dry_run: bool = False
     """Only print the settings, the number of parameters and the cost of a step."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
@@ -52,26 +58,34 @@ def run(words: list[str]) -> int:
     # The recipe decides the defaults; data of another kind than guessed here parse once more below.
     guess = option(words, "--recipe") or ("digits" if "digits" in words else "dit-tiny")
     s = _parsed(words, guess)
-    split = "train" if s.data == "digits" else "all"
-    dataset = open_data(s.data, size=s.size, mode=s.mode, skip_broken=s.skip_broken, split=split)
+    dataset = open_data(
+        s.data, size=s.size, mode=s.mode, skip_broken=s.skip_broken, split=s.split, cond=s.cond, workers=s.workers
+    )
     name = s.recipe or default_name(dataset, s.data)
     if name != guess:
         s = _parsed(words, name)
-    for line in _notices(s, name, dataset, words):
+    for line in _notices(s, name, dataset, words) if first_process() else []:
         print(f"note: {line}", file=sys.stderr)
     objective = build(s.settings, dataset)
     out = s.out or Path("runs") / Path(s.data).absolute().stem
     if s.dry_run:
         print(_dry_run(s.settings, name, objective, dataset))
         return 0
-    _introduce(name, objective, dataset, out)
+    if first_process():
+        _introduce(name, objective, dataset, out)
     done = fit(objective, dataset, out=out, training=s.settings.training)
+    if first_process():
+        _conclude(done, s.data)
+    return 0 if done.stopped is None else 128 + signal.Signals[done.stopped]
+
+
+def _conclude(done: Run, source: str) -> None:
+    """How the run ended, and what to do next."""
     if done.stopped is not None:
         print(f"stopped by {done.stopped} after {done.images:,} images; saved. The same command again goes on.")
-        return 128 + signal.Signals[done.stopped]
-    judge = f"meanflow evaluate {out}" if s.data == "digits" else f"the newest grid in {out / 'grids'}"
-    print(f"trained on {done.images:,} images. Next: meanflow sample {out}; {judge}")
-    return 0
+        return
+    judge = f"meanflow evaluate {done.folder}" if source == "digits" else f"the newest grid in {done.folder / 'grids'}"
+    print(f"trained on {done.images:,} images. Next: meanflow sample {done.folder}; {judge}")
 
 
 def _parsed(words: list[str], name: str) -> Train:
@@ -111,8 +125,9 @@ def _class_names(data: Dataset) -> str:
 def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -> str:
     """Settings, parameters, FLOPs and memory of a step, counted without doing it."""
     training, price = settings.training, cost(settings, tuple(data.shape), data.classes)
+    rows = training.batch / training.accumulate  # of whose activations memory is held at a time
     parameters = sum(p.numel() for p in objective.net.parameters())
-    gib = (price.states(training) + price.activations * training.batch) / 2**30
+    gib = (price.states(training) + price.activations * rows) / 2**30
     return (
         f"recipe {name}\n{settings_text(settings)}\n"
         f"parameters        {parameters:,}\n"

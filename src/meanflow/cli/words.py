@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from typing import Any
 
@@ -38,6 +39,11 @@ def floats(text: str, name: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"--{name} takes numbers such as 1,0.5,0, got {text!r}") from error
+
+
+def first_process() -> bool:
+    """Whether this process prints: the first of those that torchrun started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def option(words: list[str], name: str) -> str | None:

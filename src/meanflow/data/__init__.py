@@ -12,7 +12,10 @@ from .latent_cache import LatentCache
 from .latents import LatentContract, check_scale, decode_as_configured
 from .order import mix_seed, order
 from .prefetch import batches
+from .prepared import prepare
+from .samples import Samples
 from .sources import open_data
+from .streams import Stream
 from .tensors import Tensors
 from .vae import VAE, load_vae
 
@@ -26,6 +29,8 @@ __all__ = [
     "ImageFolder",
     "LatentCache",
     "LatentContract",
+    "Samples",
+    "Stream",
     "Tensors",
     "arrays",
     "augmentation",
@@ -38,5 +43,6 @@ __all__ = [
     "mix_seed",
     "open_data",
     "order",
+    "prepare",
     "round_trip",
 ]

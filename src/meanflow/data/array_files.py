@@ -1,7 +1,7 @@
 """Arrays from .npy and .npz files."""
 
+import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from .values import CHANNELS, LATENT_CHANNELS
 
 X_KEYS = ("images", "x", "latents", "data", "arr_0")
 COND_KEYS = ("labels", "y", "label", "cond", "arr_1")
-# what numpy.load lets through from the header parser, zipfile and zlib
-BROKEN = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 Array = np.ndarray[Any, Any]
 
 
-def arrays(path: str | Path, *, image: bool | None = None) -> Tensors:
-    """The samples of a .npy file (memory-mapped) or of a .npz file (with conditions, if it has them).
+def arrays(path: str | Path, *, image: bool | None = None, cond: str | None = None) -> Tensors:
+    """The samples of a .npy file or of a .npz file (with conditions, if it has them).
+
+    They stay on disk (memory-mapped) in a .npy and in a .npz of numpy.savez; one of numpy.savez_compressed is unpacked
+    into memory. cond="none" leaves the conditions out.
 
     Keys of a .npz: one of images, x, latents, data, arr_0 and, for conditions, one of labels, y, label, cond, arr_1.
     Images may be [N, C, H, W], [N, H, W, C] with 1 or 3 channels (where both fit, channels come first), or
@@ -28,8 +29,11 @@ def arrays(path: str | Path, *, image: bool | None = None) -> Tensors:
     Pickled objects are never loaded. Raises DataError naming the file.
     """
     path = Path(path)
-    x, cond = _read(path)
-    return Tensors(x if image is False else _channels_first(x, image), cond, image=image, source=str(path))
+    x, stored = _read(path)
+    if cond not in (None, "none", "label"):
+        raise DataError(f"{path}: there is no column {cond!r} for a condition, only labels; leave it out, or say none")
+    rows = x if image is False else _channels_first(x, image)
+    return Tensors(rows, None if cond == "none" else stored, image=image, source=str(path))
 
 
 def _read(path: Path) -> tuple[Array, Array | None]:
@@ -43,7 +47,8 @@ def _read(path: Path) -> tuple[Array, Array | None]:
             return _pick(loaded, path)
     except DataError:
         raise
-    except BROKEN as error:
+    # numpy.load lets through what the header parser, zipfile and zlib raise, up to tokenize.TokenError
+    except Exception as error:
         raise DataError(
             f"{path}: cannot be read as plain numpy arrays ({error}); write it again with "
             f"numpy.save or numpy.savez, numbers only (no object arrays)"
@@ -59,7 +64,28 @@ def _pick(stored: "np.lib.npyio.NpzFile", path: Path) -> tuple[Array, Array | No
             f"{', '.join(X_KEYS)} and at most one of {', '.join(COND_KEYS)}; rename or drop the "
             f"others"
         )
-    return stored[samples[0]], stored[conds[0]] if conds else None
+    mapped = _mapped(path, samples[0])
+    return stored[samples[0]] if mapped is None else mapped, stored[conds[0]] if conds else None
+
+
+def _mapped(path: Path, key: str) -> Array | None:
+    """An array of a .npz where it lies in the file; None for one that is compressed or cannot be mapped."""
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        member = archive.getinfo(f"{key}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            return None
+        # the local header (PKWARE APPNOTE 4.3.7) has 30 bytes and the lengths of name and extra field in its last 4
+        file.seek(member.header_offset)
+        header = file.read(30)
+        file.seek(sum(struct.unpack("<HH", header[26:])), 1)
+        version = np.lib.format.read_magic(file)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            return None
+        shape, fortran, dtype = readers[version](file)
+        if dtype.hasobject or 0 in shape or not shape:
+            return None
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 
 def _channels_first(x: Array, image: bool | None) -> Array:

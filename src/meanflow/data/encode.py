@@ -160,8 +160,9 @@ class _Job:
 
     def missing(self, numbers: Sequence[int]) -> list[int]:
         """Those of these shards that are not there, whole; what a killed process left of them is removed."""
-        for number in numbers:
-            for left in (self.out / SHARDS).glob(f".{number:06d}.*.tmp"):
+        mine = {f"{number:06d}" for number in numbers}
+        for left in (self.out / SHARDS).glob(".*.tmp"):
+            if left.name.split(".")[1] in mine:
                 left.unlink()
         whole = self.pool.map(lambda number: is_whole(self.out, number), numbers)
         return [number for number, done in zip(numbers, whole, strict=True) if not done]

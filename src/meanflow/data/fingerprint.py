@@ -21,11 +21,14 @@ def of_rows(x: Rows, cond: Cond) -> str:
     return digest.hexdigest()
 
 
-def of_files(files: Iterable[tuple[str, int]]) -> str:
-    """sha256 over the sorted pairs of relative name and size in bytes."""
+def of_files(files: Iterable[tuple[str, int]], cond: Cond = None) -> str:
+    """sha256 over the sorted pairs of relative name and size in bytes, and over all conditions."""
     digest = hashlib.sha256()
     for name, size in sorted(files):
         digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
+    for path, rows in leaves(cond):
+        digest.update(f"{path} {list(rows.shape)} {rows.dtype}\n".encode())
+        digest.update(rows.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -1,38 +1,24 @@
-"""A folder of images, read from disk batch by batch."""
+"""A folder of images."""
 
-import warnings
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import BinaryIO
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ..core.conditions import Cond
-from . import fingerprint
+from .attributes import Conditions, by_file, from_columns, from_folders, parse_table
+from .encoded_images import Check, EncodedImages, ImageOptions, Indices, Store
 from .errors import DataError
-from .images import Bytes, Header, read_header, read_image
-from .listing import list_images
-from .pool import Pool
+from .listing import Listing, list_images
 
-FULL_CHECK_FILES = 20_000  # our choice: beyond this, decoding every file keeps the user waiting
-MODES = ("L", "RGB")
+TABLE_BYTES = 2**30  # our choice: a table of attributes beyond this is no table of attributes
 
 
-class ImageFolder:
+class ImageFolder(EncodedImages):
     """The images of a folder: one sub-folder a class, or all directly in it; they stay on disk.
 
-    size: None wants images of one size; a number or (height, width) crops the centre and resizes (antialiased
-        bicubic) to it.
-    mode: "L" or "RGB" converts all images; None keeps grey or colour but refuses a mixture. Palette and CMYK
-        count as colour, transparency is laid on white, 16-bit grey is scaled to 8 bits (65,535 is white),
-        EXIF rotation is applied, and of an animation the first frame is taken.
-    skip_broken: leave unreadable images out, warn, and list them in `skipped`, instead of raising.
-    workers: threads that decode, by default one a core and 16 at most.
-    check: "full" decodes every file once before anything else, "headers" reads the headers only, "auto" is
-        "full" for at most 20,000 files.
-    Raises DataError, which names the file, for what cannot be used.
+    Sub-folders train and test (or val, held_out) are splits. A metadata.csv or .jsonl (or attributes.csv) with the
+    column file_name gives conditions instead of the sub-folders: `cond` names its columns, as in from_columns.
+    Other options: those of ImageOptions. Raises DataError, which names the file, for what cannot be used.
     """
 
     def __init__(
@@ -42,113 +28,97 @@ class ImageFolder:
         *,
         skip_broken: bool = False,
         mode: str | None = None,
-        workers: int | None = None,
-        check: Literal["auto", "full", "headers"] = "auto",
+        threads: int | None = None,
+        check: Check = "auto",
+        split: str = "train",
+        cond: str | None = None,
     ) -> None:
-        if mode not in (None, *MODES):
-            raise DataError(f"mode must be 'L', 'RGB' or None, got {mode!r}")
-        if check not in ("auto", "full", "headers"):
-            raise DataError(f"check must be 'auto', 'full' or 'headers', got {check!r}")
         self.root = Path(root)
-        self._pool = Pool(workers)
-        self._size = _size(size)
-        listing = list_images(self.root)
-        decode = check == "full" or (check == "auto" and len(listing.names) <= FULL_CHECK_FILES)
-        headers = self._scan(listing.names, decode, skip_broken)
-        self.skipped = tuple(name for name in listing.names if name not in headers)
-        self._mode = mode or _common_mode(headers, self.root)
-        height, width = self._size or _common_size(headers, self.root)
-        self.shape = (MODES.index(self._mode) * 2 + 1, height, width)
-        self.class_names = listing.class_names
-        self.classes = len(listing.class_names) if listing.class_names else None
-        self._names = list(headers)
-        self._labels = _labels(listing.names, listing.labels, headers)
-        self._fingerprint = fingerprint.of_files((name, headers[name].file_bytes) for name in headers)
+        options = ImageOptions(size, mode, skip_broken, threads, check)
+        store = FolderStore(self.root)
+        listing = list_images(store.names, store.where, split)
+        _check_empty(store, listing)
+        super().__init__(store, listing.positions, listed_conditions(store, listing, cond), options)
 
-    def __len__(self) -> int:
-        return len(self._names)
 
-    def batch(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Cond]:
-        """Images float32 [B, C, H, W] in [-1, 1], and labels int64 [B] where there are classes."""
-        index = torch.as_tensor(indices, dtype=torch.int64, device="cpu")
-        pixels = list(self._pool.map(self._read, [self._names[i] for i in index.tolist()]))
-        x = torch.from_numpy(np.stack(pixels) if pixels else np.empty((0, *self.shape), np.uint8))
-        return x.float().div_(127.5).sub_(1), None if self._labels is None else self._labels[index]
+class FolderStore:
+    """The files below a folder, by name."""
 
-    def description(self) -> dict[str, Any]:
-        """Kind, source, length, shape, classes, number of skipped files and fingerprint, ready for JSON."""
-        return {
-            "kind": "image_folder",
-            "source": str(self.root),
-            "length": len(self),
-            "shape": list(self.shape),
-            "classes": self.classes,
-            "skipped": len(self.skipped),
-            "fingerprint": self._fingerprint,
-        }
+    kind = "image_folder"
 
-    def _read(self, name: str) -> Bytes:
-        pixels = read_image(self.root / name, self._mode, self._size)
-        if pixels.shape != self.shape:
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
             raise DataError(
-                f"{self.root / name}: now has the shape {list(pixels.shape)}, but had "
-                f"{list(self.shape)} when the folder was opened; open it again, or leave the "
-                f"files alone during a run"
+                f"{root}: "
+                f"{'is a file, not a folder' if root.exists() else 'there is no such folder'}; pass a folder of images"
             )
-        return pixels
+        self.where, self._root = str(root), root
+        self.names = sorted(_visible_files(root))
 
-    def _scan(self, names: list[str], decode: bool, skip_broken: bool) -> dict[str, Header]:
-        def header_or_error(name: str) -> Header | DataError:
-            try:
-                return read_header(self.root / name, decode)
-            except DataError as error:
-                return error
+    def name(self, position: int) -> str:
+        return self.names[position]
 
-        found = dict(zip(names, self._pool.map(header_or_error, names), strict=True))
-        errors = [header for header in found.values() if isinstance(header, DataError)]
-        if errors and (not skip_broken or len(errors) == len(names)):
-            raise DataError(f"{len(errors)} of {len(names)} images are broken, the first: {errors[0]}") from errors[0]
-        if errors:
-            warnings.warn(
-                f"{len(errors)} of {len(names)} images are broken and left out, the first: {errors[0]}",
-                stacklevel=3,
-            )
-        return {name: header for name, header in found.items() if isinstance(header, Header)}
+    def open(self, position: int) -> BinaryIO:
+        return open(os.path.join(self.where, self.names[position]), "rb")
 
+    def sizes(self, positions: Sequence[int]) -> Iterable[tuple[str, int]]:
+        return ((self.names[p], os.stat(os.path.join(self.where, self.names[p])).st_size) for p in positions)
 
-def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    pair = (size, size) if isinstance(size, int) else size
-    if pair is not None and (len(pair) != 2 or min(pair) < 1):
-        raise DataError(f"size must be a positive number or (height, width), got {size!r}; e.g. size=64")
-    return None if pair is None else (int(pair[0]), int(pair[1]))
-
-
-def _common_size(headers: dict[str, Header], root: Path) -> tuple[int, int]:
-    first, size = next((name, header.size) for name, header in headers.items())
-    for name, header in headers.items():
-        if header.size != size:
-            shorter = min(min(header.size) for header in headers.values())
-            raise DataError(
-                f"{root}: images differ in size (height x width): {first} is "
-                f"{size[0]}x{size[1]}, {name} is {header.size[0]}x{header.size[1]}; pass size=, "
-                f"e.g. size={shorter} (--size {shorter}), to crop and resize them all"
-            )
-    return size
-
-
-def _common_mode(headers: dict[str, Header], root: Path) -> str:
-    grey = next((name for name, header in headers.items() if header.grey), None)
-    colour = next((name for name, header in headers.items() if not header.grey), None)
-    if grey and colour:
-        raise DataError(
-            f"{root}: grey and colour images are mixed: {grey} is grey, {colour} is colour; pass "
-            f'mode="RGB" or mode="L" (--mode) to convert them all'
-        )
-    return "L" if grey else "RGB"
-
-
-def _labels(names: list[str], labels: list[int] | None, kept: dict[str, Header]) -> Tensor | None:
-    if labels is None:
+    def blocks(self, positions: Indices) -> None:
         return None
-    chosen = [label for name, label in zip(names, labels, strict=True) if name in kept]
-    return torch.tensor(chosen, dtype=torch.int64, device="cpu")
+
+
+def listed_conditions(store: Store, listing: Listing, wanted: str | None) -> Conditions:
+    """Conditions of listed images: the columns of their table, else their folders, else none."""
+    if listing.table is not None:
+        where = f"{store.where}/{store.name(listing.table)}"
+        columns = by_file(parse_table(_text(store, listing.table, where), where, where), listing.names, where)
+        return from_columns(columns, len(listing.names), where, wanted)
+    if wanted not in (None, "none", "label"):
+        raise DataError(
+            f"{store.where}: there is no column {wanted!r} for a condition; put a metadata.csv with the columns "
+            f"file_name and {wanted} beside the images"
+        )
+    if wanted == "none" or listing.labels is None or listing.class_names is None:
+        return Conditions()
+    return from_folders(listing.labels, listing.class_names)
+
+
+def _text(store: Store, position: int, where: str) -> str:
+    try:
+        with store.open(position) as file:
+            content = file.read(TABLE_BYTES + 1)
+        if len(content) > TABLE_BYTES:
+            raise ValueError("it is larger than 1 GiB, so keep the columns that you need only")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: is no UTF-8 text ({error}); save it again as UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: cannot be read ({error}); restore it, or leave it away") from error
+
+
+def _check_empty(store: "FolderStore", listing: Listing) -> None:
+    """DataError for a folder among those of the classes that holds no image: every one counts as a class."""
+    if listing.labels is None:
+        return
+    name = listing.names[0]
+    root = Path(store.where, store.name(listing.positions[0]).removesuffix(name))
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    empty = sorted(set(folders) - {name.split("/", 1)[0] for name in listing.names})
+    if empty:
+        raise DataError(
+            f"{root}: the class folder {empty[0]!r} holds no images ({len(empty)} such of {len(folders)}); fill it or "
+            f"remove it, since every folder counts as a class"
+        )
+
+
+def _visible_files(root: Path) -> Iterator[str]:
+    visited: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        visited.add(os.path.realpath(folder))
+        # a link to a folder above itself would be walked for ever
+        folders[:] = [
+            name for name in folders if name[0] != "." and os.path.realpath(os.path.join(folder, name)) not in visited
+        ]
+        below = "" if folder == str(root) else f"{os.path.relpath(folder, root)}/"
+        yield from (f"{below}{name}" for name in files if name[0] != ".")

@@ -1,6 +1,7 @@
 """Rows of a tensor or of a memory-mapped array, read without holding the whole array in memory."""
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -46,7 +47,17 @@ def take(x: Rows, index: Tensor) -> Tensor:
     """Rows `index` (int64 [B]) as a tensor [B, ...] of the stored dtype."""
     if isinstance(x, Tensor):
         return x[index.to(x.device)]
+    _check_whole(x)
     return to_tensor(x[index.cpu().numpy()])
+
+
+def _check_whole(x: np.ndarray[Any, Any]) -> None:
+    """DataError for a mapped file that was cut off: reading beyond its end would kill the process without a word."""
+    path = getattr(x, "filename", None)
+    if isinstance(x, np.memmap) and path is not None and os.path.exists(path):
+        size, wanted = os.path.getsize(path), x.offset + x.nbytes
+        if size < wanted:
+            raise DataError(f"{path}: was cut off while in use: {size:,} bytes, wanted {wanted:,}; restore it")
 
 
 def row_bytes(x: Rows) -> int:

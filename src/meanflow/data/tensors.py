@@ -45,7 +45,7 @@ class Tensors:
         if isinstance(rows, Tensor) and rows.is_floating_point():
             rows = rows.float()
         self._rows = rows
-        if not self._is_bytes:
+        if not self.is_bytes:
             check_floats(rows, self.image, source)
         self._cond = check_cond(cond, len(rows), source)
         self.class_names = tuple(class_names) if class_names is not None else None
@@ -60,7 +60,7 @@ class Tensors:
         """Samples float32 [B, *shape] and their conditions."""
         index = torch.as_tensor(indices, dtype=torch.int64, device="cpu")
         x = take(self._rows, index).float()
-        return x.div_(127.5).sub_(1) if self._is_bytes else x, take_rows(self._cond, index)
+        return x.div_(127.5).sub_(1) if self.is_bytes else x, take_rows(self._cond, index)
 
     def description(self) -> dict[str, Any]:
         """Kind, source, length, shape, classes and fingerprint, ready for JSON."""
@@ -74,7 +74,8 @@ class Tensors:
         }
 
     @property
-    def _is_bytes(self) -> bool:
+    def is_bytes(self) -> bool:
+        """Whether the samples are uint8 images / 127.5 - 1."""
         return self._rows.dtype in (torch.uint8, np.uint8)
 
     @cached_property

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +34,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save(folder: Path, name: str, files: Files, state: dict[str, Any], keep: int) -> Path:
-    """Write checkpoint `name` under `folder`; afterwards only the newest `keep` remain.
+    """Write checkpoint `name` under `folder`; afterwards only the newest `keep` and the milestones remain.
 
-    Written under another name, synced, then renamed: whatever happens, the ones before stay whole.
+    Written under another name, synced, then renamed: whatever happens, the ones before stay whole. A state with
+    "milestone" true is kept for ever.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{name}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
     try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
         sums = {}
         for file, tensors in files.items():
             path = aside / file
             save_file(_unshared(tensors), path)
             sync(path)
             sums[file] = _sha256(path)
-        write_text(aside / STATE, json.dumps({**state, "sha256": sums}, indent=1))
+        about = {**state, "sha256": sums}
+        write_text(aside / STATE, json.dumps({**about, "checksum": _sum_of(about)}, indent=1))
         sync(aside)
         target = folder / name
-        if target.exists():
-            shutil.rmtree(target)
+        # One of this name can only be a damaged one that the run did not go on from.
+        shutil.rmtree(target, ignore_errors=True)
         os.rename(aside, target)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -60,9 +63,34 @@ def save(folder: Path, name: str, files: Files, state: dict[str, Any], keep: int
             "free some space and give the same command again to go on from the newest"
         ) from error
     sync(folder)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    _prune(folder, name, keep)
     return target
+
+
+def _prune(folder: Path, newest: str, keep: int) -> None:
+    """Delete what is neither a milestone nor among the newest `keep`.
+
+    Also those that claim to be newer: the run went on from one before them because they are damaged, and they must
+    not take the place of a whole one.
+    """
+    found = checkpoints(folder)
+    stale = [path for path in found if path.name > newest]
+    old = [path for path in found if path.name <= newest][:-keep]
+    for path in stale + [path for path in old if not _is_milestone(path)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_milestone(path: Path) -> bool:
+    try:
+        return read_state(path).get("milestone") is True
+    except CheckpointError:
+        return False
+
+
+def forget_unfinished(folder: Path) -> None:
+    """Remove what a killed process was writing."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -76,26 +104,54 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         if not isinstance(state, dict) or not isinstance(state.get("sha256"), dict):
             raise ValueError("it is not the state of a checkpoint")
+        if state.get("checksum", _sum_of(state)) != _sum_of(state):
+            raise ValueError("its checksum is not the one written when it was saved")
         return state
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint / STATE} cannot be read: {error}") from error
 
 
 def read(checkpoint: Path, file: str) -> dict[str, Tensor]:
-    """Tensors of one file of a checkpoint; raises CheckpointError naming a file that is damaged."""
+    """Tensors of one file of a checkpoint that was found whole; raises CheckpointError when it cannot be read."""
     path = checkpoint / file
-    wanted = read_state(checkpoint).get("sha256", {}).get(file)
-    if wanted is None or not path.is_file():
-        raise CheckpointError(f"{path} is missing; this checkpoint is not whole")
-    if _sha256(path) != wanted:
-        raise CheckpointError(
-            f"{path} is damaged: its checksum is not the one written when it was saved. Delete the folder "
-            f"{checkpoint.name} to use the checkpoint before it"
-        )
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def verify(checkpoint: Path, files: Iterable[str] | None = None) -> None:
+    """Compare the files of a checkpoint, or those named, with their checksums; raises CheckpointError naming one."""
+    sums = read_state(checkpoint)["sha256"]
+    for file in sums if files is None else files:
+        path = checkpoint / file
+        if file not in sums or not path.is_file():
+            raise CheckpointError(f"{path} is missing; this checkpoint is not whole")
+        if _sha256(path) != sums[file]:
+            raise CheckpointError(f"{path} is damaged: its checksum is not the one written when it was saved")
+
+
+def newest_whole(folder: Path, files: Iterable[str] | None = None) -> Path | None:
+    """The newest checkpoint under `folder` in which all files, or those named, are whole; None without any.
+
+    Warns of every damaged one that is passed over; raises CheckpointError when all are damaged.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            verify(path, files)
+            return path
+        except CheckpointError as error:
+            warnings.warn(f"{error}. Taking the checkpoint before it", stacklevel=2)
+    if found:
+        raise CheckpointError(f"no checkpoint in {folder} is whole; train in another folder")
+    return None
+
+
+def _sum_of(state: dict[str, Any]) -> str:
+    """Checksum of the JSON part itself, so that a changed digit in it is noticed too."""
+    text = json.dumps({key: value for key, value in state.items() if key != "checksum"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .parallel import like_shards, local
+
 
 class EMA:
     """Averages of a module's parameters, one per decay, kept in float32; buffers are copied.
@@ -14,6 +16,7 @@ class EMA:
     Step n has the decay min(decay, (1 + n) / (10 + n)): early averages follow the weights, so that early samples are
     not the initial noise. warm=False takes the whole decay from the first step, as the authors' code does.
     every: the averages move on every so many steps, then with the decay to that power (authors' CIFAR code: 16).
+    Under FSDP2 each process averages its own shards.
     """
 
     def __init__(self, module: nn.Module, decays: Sequence[float], every: int = 1, warm: bool = True) -> None:
@@ -30,15 +33,15 @@ class EMA:
         names = [n for n, _ in self.module.named_parameters(remove_duplicate=False)]
         for decay, average in self.averages.items():
             weight = 1 - (warm_decay(decay, self.updates) if self.warm else decay) ** self.every
-            old = [average[n] for n in names]
-            torch._foreach_lerp_(old, [now[n].to(o.dtype) for n, o in zip(names, old, strict=True)], weight)
+            old = [local(average[n]) for n in names]
+            torch._foreach_lerp_(old, [local(now[n]).to(o.dtype) for n, o in zip(names, old, strict=True)], weight)
             for name in now.keys() - set(names):
                 average[name].copy_(now[name])
 
     def load(self, decay: float, state: dict[str, Tensor]) -> None:
-        """Restore one average."""
+        """Restore one average from whole tensors."""
         for name, value in self.averages[decay].items():
-            value.copy_(state[name])
+            local(value).copy_(local(like_shards(state[name], value)))
 
 
 def warm_decay(decay: float, updates: int) -> float:

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..core.conditions import Cond, map_cond
-from ..core.sampling import EulerField, noise_from_seeds, sample
-from ..data import Dataset, EDMAugment, augmentation, batches, check_scale, mix_seed, open_data
-from ..evaluation.pictures import picture, save_picture
+from ..data import Dataset, EDMAugment, batches, check_scale, open_data
+from ..data.prefetch import Batch, numbers
 from ..objectives import Objective, check_network
+from .blocks import recomputing
+from .checkpoint import forget_unfinished, write_text
+from .diagnosis import diagnose
 from .ema import EMA
+from .grids import save_grid
 from .log import Log
+from .loggers import check_loggers
+from .parallel import World, joined, rows_of, wrap
 from .previews import decoder
-from .run import describe, open_run, pick_device, resume, save_state
+from .run import describe, locked, open_run, pick_device
+from .saving import Saver
 from .settings import Training, settings
 from .signals import StopSignal
+from .speed import Yardstick
+from .state import State, is_milestone, own_metrics, resume, snapshot, write
+from .step import Stepper, to_device
+
+# What the processes agree on before every step; the largest counts. Between DONE and DATA: the number of a signal.
+GO, DONE, DATA, FAILED, NOT_FINITE = 0, 1, 100, 101, 102
 
 
 @dataclass(frozen=True)
@@ -45,79 +58,180 @@ def fit(
     """Train an objective on data and keep everything in the folder `out`; the same call again resumes.
 
     data: a Dataset, a tensor, a pair (x, cond), or what open_data takes. training, options: see Training,
-    e.g. images=400_000, batch=128, lr=1e-3.
+    e.g. images=400_000, batch=128, lr=1e-3. Started by torchrun, all its processes share every batch.
     Raises ValueError before anything is written when network, data or settings do not fit, and when `out`
-    holds another run.
+    holds another run; FloatingPointError when too many steps in a row are not finite; CheckpointError when
+    saving fails.
     """
     s = settings(training, options)
-    folder, dataset, device = Path(out), open_data(data), pick_device(s.device)
-    objective.to(device).train()
-    _check(objective, dataset, device, s.augment)
-    check_scale(dataset)
-    if s.compile:
-        objective.compile()
-    open_run(folder, describe(objective, dataset, s))
-    if objective.weighting.p == 1:
-        note = "with p = 1 the weighted loss is about 1 by construction; watch mse_v (r = t rows) and mse_u"
-        print(f"note: {note}", file=sys.stderr)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        return _train(objective, dataset, folder, s, device)
+    with joined(s.timeout) as world, ExitStack() as held:
+        dataset = world.together(lambda: open_data(data))
+        rows = rows_of(world, s.batch, s.accumulate)
+        device = pick_device(s.device)
+        objective.to(device).train()
+        world.together(lambda: _check(objective, dataset, device, s.augment))
+        _prepare(objective, s, world)
+        config = describe(objective, dataset, s)
+        folder = world.once(lambda: open_run(Path(out), config))
+        world.together(lambda: held.enter_context(locked(folder)) if world.first else None)
+        held.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        yardstick = Yardstick(objective, dataset, device)
+        if s.checkpointing:
+            held.enter_context(recomputing(objective.net))
+        if s.compile:
+            objective.compile()
+        return Loop(objective, dataset, folder, s, world, device, rows, yardstick, config).run()
 
 
-def _train(objective: Objective, data: Dataset, folder: Path, s: Training, device: torch.device) -> Run:
-    optimizer, ema = _optimizer(objective, s), EMA(objective, s.ema, s.ema_every, s.ema_start == "warm")
-    step, carried = resume(folder, objective, optimizer, ema)
-    if step > 0:
-        state = "nothing to do" if step >= s.steps else "going on"
-        print(f"{folder} has seen {min(step * s.batch, s.images):,} of {s.images:,} images: {state}", file=sys.stderr)
-    augment = augmentation(s.augment)
-    generator, log = torch.Generator(device), Log(folder, s, step, carried)
-    decode = decoder(data, device) if step < s.steps else None
-    with (
-        StopSignal() as stop,
-        log,
-        closing(batches(data, s.batch, seed=s.seed, start=step * s.batch)) as stream,
-    ):
-        while step < s.steps:
-            x, cond = next(stream)
-            # Every draw of a step follows from (seed, step): a resumed run needs no generator's state.
-            generator.manual_seed(mix_seed(s.seed, step))
-            torch.manual_seed(mix_seed(s.seed, step, 1))
-            lr = learning_rate(s, step)
-            x, cond = augment(x.to(device), _to(cond, device), generator)
-            parts = _step(objective, optimizer, x, cond, generator, lr, s.clip)
-            ema.update()
-            step += 1
-            log.step(step, parts, lr)
-            if decode is not None and s.due(step, s.grid_every):
-                x = decode(_draw_grid(objective, ema, data, device))
-                save_picture(picture(x, _columns(data)), folder / "grids" / f"{step * s.batch:012d}.png")
-            if s.due(step, s.save_every) or stop.received:
-                save_state(folder, objective, optimizer, ema, step, s, log.carried())
-            if stop.received:
-                break
-    images = min(step * s.batch, s.images)
-    return Run(folder, images, stop.received.name if stop.received and step < s.steps else None)
+class Loop:
+    """One run in one process: steps, and what falls due between them."""
 
+    def __init__(
+        self,
+        objective: Objective,
+        data: Dataset,
+        folder: Path,
+        s: Training,
+        world: World,
+        device: torch.device,
+        rows: int,
+        yardstick: Yardstick,
+        config: dict[str, Any],
+    ) -> None:
+        self.objective, self.data, self.folder, self.settings = objective, data, folder, s
+        self.world, self.device, self.rows = world, device, rows
+        self.stepper = Stepper(objective, wrap(objective, s, world), s, world, device)
+        slices = world.size * s.accumulate
+        self.state = State(
+            objective, self.stepper.optimizer, EMA(objective, s.ema, s.ema_every, s.ema_start == "warm"), slices=slices
+        )
+        self.trouble: Exception | None = None
+        self.batch: list[Batch] = []
+        carried = self._resume()
+        self.saved = self.state.step
+        self.decode = decoder(data, device) if self.state.step < s.steps and world.first else None
+        self.draws = bool(world.agree(self.decode is not None))
+        self.log = world.together(lambda: Log(folder, s, self.state.step, carried, yardstick, world, config))
+        self.saver = Saver()
 
-def _step(
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    cond: Cond,
-    generator: torch.Generator,
-    lr: float,
-    clip: float | None,
-) -> dict[str, Tensor]:
-    """One optimiser step; the raw parts of the loss and the gradient norm before clipping."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.zero_grad(set_to_none=True)
-    loss, parts, _ = objective(x, cond, generator=generator)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), math.inf if clip is None else clip)
-    optimizer.step()
-    return {"loss": loss.detach(), "grad_norm": norm, **parts}
+    def run(self) -> Run:
+        """Train to the end, to a signal, or to an error, and leave a whole checkpoint behind."""
+        stop = StopSignal(self.settings.deadline)
+        with stop, self.log, closing(self.saver), closing(self._stream()) as stream:
+            while (verdict := self._agree(stop, stream)) == GO:
+                self._step()
+            stop.saving()
+            self._leave(verdict)
+            stop.saved()
+        stopped = signal.Signals(verdict).name if DONE < verdict < DATA else None
+        return Run(self.folder, self._images(), stopped)
+
+    def _images(self) -> int:
+        return min(self.state.step * self.settings.batch, self.settings.images)
+
+    def _resume(self) -> dict[str, Any] | None:
+        s, state = self.settings, self.state
+        if self.world.first:
+            forget_unfinished(self.folder / "checkpoints")
+        about = resume(self.folder, state, self.world)
+        if about is None:
+            return None
+        found = "nothing to do" if state.step >= s.steps else "going on"
+        self._say(f"{self.folder} has seen {self._images():,} of {s.images:,} images: {found}")
+        before = about.get("slices", state.slices)
+        if before != state.slices and state.step < s.steps:
+            self._say(
+                f"note: batches were drawn in {before} slices (processes times --accumulate) so far and are in "
+                f"{state.slices} now: the order of the data stays, times and noise are others"
+            )
+        return own_metrics(about, self.world)
+
+    def _say(self, text: str) -> None:
+        if self.world.first:
+            print(text, file=sys.stderr, flush=True)
+
+    def _stream(self, step: int | None = None) -> Generator[Batch, None, None]:
+        """This process's micro-batches from a step on: of each micro-batch of all, the rows that belong to its rank."""
+        step = self.state.step if step is None else step
+        start, stride = step * self.settings.batch + self.world.rank * self.rows, self.world.size * self.rows
+        return batches(self.data, self.rows, seed=self.settings.seed, start=start, stride=stride)
+
+    def _agree(self, stop: StopSignal, stream: Iterator[Batch]) -> int:
+        """Whether all processes go on with another step; its data lie in `batch` then."""
+        self._attempt(self.saver.check)
+        verdict = int(stop.received or GO)
+        if self.trouble is not None:
+            verdict = FAILED
+        elif self.stepper.streak.known() >= self.settings.skip_limit:
+            verdict = NOT_FINITE
+        elif self.state.step >= self.settings.steps:
+            verdict = DONE
+        elif verdict == GO:
+            self._attempt(lambda: self._fetch(stream))
+            verdict = GO if self.trouble is None else DATA
+        return self.world.agree(verdict)
+
+    def _fetch(self, stream: Iterator[Batch]) -> None:
+        self.batch = [next(stream) for _ in range(self.settings.accumulate)]
+
+    def _step(self) -> None:
+        """One optimiser step, and what falls due after it."""
+        s, state = self.settings, self.state
+        lr = learning_rate(s, state.step)
+        parts, bad = self.stepper(state.step, self.batch, lr)
+        state.ema.update()
+        state.step += 1
+        self._attempt(lambda: self.log.step(state.step, parts, lr, bad))
+        if self.draws and s.due(state.step, s.grid_every):
+            self._attempt(self._grid)
+        if s.due(state.step, s.save_every) or is_milestone(state.step, s):
+            self._attempt(self._save)
+
+    def _attempt(self, duty: Callable[[], object]) -> None:
+        """Do it; what goes wrong becomes the verdict of the next agreement, so that no other process waits in vain."""
+        try:
+            duty()
+        except Exception as error:  # raised again in `_leave`, by all processes
+            self.trouble = self.trouble or error
+
+    def _grid(self) -> None:
+        images = self.state.step * self.settings.batch
+        save_grid(self.objective, self.state.ema, self.data, self.folder, images, self.device, self.world, self.decode)
+
+    def _save(self) -> None:
+        taken = snapshot(self.state, self.world.gather(self.log.carried()), self.settings, self.world)
+        self.saved = self.state.step
+        if taken is not None:
+            self.saver.submit(partial(write, self.folder, *taken, self.settings.keep))
+
+    def _leave(self, verdict: int) -> None:
+        """Save what is not saved yet, let the saver end, and raise on all processes what went wrong in one."""
+        if verdict == NOT_FINITE:
+            self._attempt(self._stop_with_diagnosis)
+        elif verdict != FAILED and self.state.step > self.saved:
+            self._attempt(self._save)
+        self._attempt(self.saver.wait)
+        if verdict == DATA:
+            self._say(f"note: the state after {self._images():,} images is saved; the same command goes on from there")
+        self.world.raise_any(self.trouble)
+
+    def _stop_with_diagnosis(self) -> None:
+        """Look into the last step that was left out and write diagnosis.txt; raises FloatingPointError."""
+        s, stride, step = self.settings, self.world.size * self.rows, int(self.stepper.streak.last)
+        first = step * s.batch + self.world.rank * self.rows
+        starts = range(first, first + s.accumulate * stride, stride)
+        rows = [numbers(self.data, seed=s.seed, start=start, count=self.rows) for start in starts]
+        with closing(self._stream(step)) as stream:
+            slices = [(next(stream), index) for index in rows]
+        pages = self.world.gather(diagnose(self.objective, self.stepper, step, slices, self.world))
+        file = self.folder / "diagnosis.txt"
+        if self.world.first:
+            about = f"{s.skip_limit} steps in a row had a gradient that is not finite; the last of them once more:\n\n"
+            write_text(file, about + "\n\n".join(pages) + "\n")
+        raise FloatingPointError(
+            f"{s.skip_limit} steps in a row had a gradient that is not finite and were left out; the last checkpoint "
+            f"is untouched. {file} names rows, times and module. Lower the learning rate, or mend the data"
+        )
 
 
 def learning_rate(s: Training, step: int) -> float:
@@ -131,9 +245,25 @@ def learning_rate(s: Training, step: int) -> float:
     return s.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def _optimizer(objective: Objective, s: Training) -> torch.optim.Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[s.optimizer]
-    return kind(objective.parameters(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay)
+def _prepare(objective: Objective, s: Training, world: World) -> None:
+    """What the settings ask of the objective, said where it changes something."""
+    check_loggers(s.loggers)
+    notes = []
+    if s.checkpointing and getattr(objective, "derivative", None) == "exact":
+        objective.derivative = "no_grad"  # type: ignore[assignment]
+        notes.append(
+            "activation checkpointing recomputes a plain forward pass, so the derivative is taken in a pass of its "
+            'own, derivative="no_grad": the same numbers for one more forward pass on the rows with r < t'
+        )
+    if s.compile and s.parallel == "fsdp" and world.size > 1:
+        raise ValueError(
+            "the compiled step is one graph, which the gathering of shards (--parallel fsdp) would break; use "
+            "--parallel ddp with compile, or fsdp without"
+        )
+    if objective.weighting.p == 1:
+        notes.append("with p = 1 the weighted loss is about 1 by construction; watch mse_v (r = t rows) and mse_u")
+    for note in notes if world.first else []:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _check(objective: Objective, data: Dataset, device: torch.device, augment: str) -> None:
@@ -158,35 +288,5 @@ def _check(objective: Objective, data: Dataset, device: torch.device, augment: s
     x, cond = data.batch([0, min(1, len(data) - 1)])
     if cond is None and getattr(objective, "guidance", None) is not None:
         raise ValueError("guidance needs conditions, but the data have no labels; use guidance=None")
-    check_network(objective, x.to(device), _to(cond, device))
-
-
-def _to(cond: Cond, device: torch.device) -> Cond:
-    return map_cond(lambda c: c.to(device), cond)
-
-
-def _draw_grid(objective: Objective, ema: EMA, data: Dataset, device: torch.device) -> Tensor:
-    """One-call samples (Euler for flow matching) from fixed noise, drawn with the first average."""
-    rows = 4 if hasattr(data, "latents") else 8  # decoding costs more than drawing
-    count = rows * _columns(data) if len(data.shape) == 3 else 2000
-    noise = noise_from_seeds(range(count), data.shape, device)
-    cond = _to(_grid_cond(data, count), device)
-    average = next(iter(ema.averages.values()))
-    raw = {name: value.clone() for name, value in objective.state_dict().items()}
-    objective.load_state_dict(average)
-    try:
-        field = EulerField(objective.net) if objective.field == "instantaneous" else objective.net
-        return sample(field, noise, cond, steps=16 if objective.field == "instantaneous" else 1)
-    finally:
-        objective.load_state_dict(raw)
-
-
-def _columns(data: Dataset) -> int:
-    return data.classes if data.classes and data.classes <= 16 else 8
-
-
-def _grid_cond(data: Dataset, count: int) -> Cond:
-    """Classes in turn, or the conditions of the first samples."""
-    if data.classes is not None:
-        return torch.arange(count) % data.classes
-    return data.batch([i % len(data) for i in range(count)])[1]
+    check_scale(data)
+    check_network(objective, *to_device((x, cond), device))

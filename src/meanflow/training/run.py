@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import platform
 import subprocess
 import sys
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.guidance import Guidance
 from ..core.sampling import EulerField
@@ -22,12 +26,13 @@ from ..objectives import Objective
 from ..objectives.base import plain
 from . import checkpoint
 from .checkpoint import CheckpointError, write_text
-from .ema import EMA
+from .parallel import local_rank
 from .settings import FREE, Training
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 TRAINING = "training.safetensors"
+LOCK = ".lock"
 
 
 def describe(objective: Objective, data: Dataset, settings: Training) -> dict[str, Any]:
@@ -49,9 +54,14 @@ def describe(objective: Objective, data: Dataset, settings: Training) -> dict[st
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name, "auto" for the first GPU if any; raises ValueError for one that is not there."""
+    """The device of a name, "auto" for the first GPU if any; raises ValueError for one that is not there.
+
+    Of several processes on a machine each takes a GPU of its own, by its number there.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available() and local_rank() < torch.cuda.device_count():
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -62,11 +72,57 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def open_run(folder: Path, config: dict[str, Any]) -> None:
+def open_run(folder: Path, config: dict[str, Any]) -> Path:
     """Create the folder of a run, or make sure that it holds the same one.
 
-    Raises ValueError saying what differs when it holds another.
+    Raises ValueError saying what differs when it holds another, and OSError where it cannot be written to.
     """
+    try:
+        return _open_run(folder, config)
+    except OSError as error:
+        raise OSError(f"cannot write to the run folder {folder}: {error}; choose another output folder") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's folder for this process; the lock goes with the process, however it ends.
+
+    Raises ValueError where another process on any machine that shares the lock trains in the folder.
+    """
+    with open(folder / LOCK, "a") as file:
+        try:
+            _lock(file)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is training in {folder}; wait for it, stop it, or choose another output folder"
+            ) from error
+        except OSError as error:
+            warnings.warn(f"{folder} cannot be locked ({error}); do not train in it twice at a time", stacklevel=2)
+        yield
+
+
+def _lock(file: TextIO) -> None:
+    """Take the lock; for a second, as one who asks for the status of a run holds it for an instant."""
+    for _ in range(10):
+        with suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.1)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is training in the folder."""
+    try:
+        with open(folder / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _open_run(folder: Path, config: dict[str, Any]) -> Path:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; the run needs a folder, choose another name")
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +146,7 @@ def open_run(folder: Path, config: dict[str, Any]) -> None:
         raise ValueError(f"{folder} is not empty and holds no run (no config.json); choose another output folder")
     write_text(file, json.dumps(config, indent=1))
     write_text(folder / "environment.json", json.dumps(_environment(), indent=1))
+    return folder
 
 
 def _check_vae(folder: Path, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
@@ -134,65 +191,14 @@ def _short(value: Any) -> str:
 
 
 def _free(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether a setting may change when a run goes on; its length may unless the learning rate depends on it."""
-    return key in FREE or (key == "images" and old["schedule"] == new["schedule"] == "constant")
+    """Whether a setting may change when a run goes on; its length may unless the learning rate depends on it.
 
 
-def save_state(
-    folder: Path,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    ema: EMA,
-    step: int,
-    settings: Training,
-    carried: dict[str, Any],
-) -> Path:
-    """Write a checkpoint after `step` steps; raises FloatingPointError instead of saving weights that are not
-    finite."""
-    weights = objective.state_dict()
-    bad = [name for name, value in weights.items() if not bool(value.isfinite().all())]
-    if bad:
-        raise FloatingPointError(
-            f"weights are not finite (first: {bad[0]}); nothing was saved over the last checkpoint"
-        )
-    moments = {
-        f"{index}.{name}": torch.as_tensor(value)
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-    files = {WEIGHTS: weights, TRAINING: moments}
-    files |= {ema_file(decay): average for decay, average in ema.averages.items()}
-    images = min(step * settings.batch, settings.images)
-    state = {"step": step, "images": images, "ema_updates": ema.updates, "metrics": carried}
-    return checkpoint.save(folder / "checkpoints", f"{images:012d}", files, state, settings.keep)
-
-
-def resume(
-    folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, ema: EMA
-) -> tuple[int, dict[str, Any]]:
-    """Restore the newest whole checkpoint; its step and the metrics gathered since the last record.
-
-    Without a checkpoint the step is 0. A damaged newest one is said loudly and the one before is taken;
-    raises CheckpointError when all are damaged.
+    A setting that did not exist when the run began had its default.
     """
-    found = checkpoint.checkpoints(folder / "checkpoints")
-    for path in reversed(found):
-        try:
-            state = checkpoint.read_state(path)
-            weights, moments = checkpoint.read(path, WEIGHTS), checkpoint.read(path, TRAINING)
-            averages = {decay: checkpoint.read(path, ema_file(decay)) for decay in ema.averages}
-        except CheckpointError as error:
-            warnings.warn(f"{error}. Going on from the checkpoint before it", stacklevel=2)
-            continue
-        objective.load_state_dict(weights)
-        _load_moments(optimizer, moments)
-        for decay, average in averages.items():
-            ema.load(decay, average)
-        ema.updates = state["ema_updates"]
-        return int(state["step"]), state["metrics"]
-    if found:
-        raise CheckpointError(f"no checkpoint in {folder / 'checkpoints'} is whole; train in another folder")
-    return 0, {}
+    if key not in old and new[key] == plain(getattr(Training(), key)):
+        return True
+    return key in FREE or (key == "images" and old["schedule"] == new["schedule"] == "constant")
 
 
 def load(
@@ -209,19 +215,16 @@ def load(
     instance of your own class, where the run was trained with one. The result carries `shape`, `null`,
     `guidance`, `dropped` (the share of rows trained without condition) and `latents` (the contract by which samples
     are decoded, None for a run that was not trained on latents); a flow-matching run comes as a field for Euler steps.
-    Raises CheckpointError naming a damaged file.
+    A damaged newest checkpoint is warned of and the one before is taken. Raises CheckpointError when none is whole.
     """
     folder = Path(run)
     config = read_config(folder)
-    found = checkpoint.checkpoints(folder / "checkpoints")
-    if not found:
+    file = WEIGHTS if raw else ema_file(_decay(config, ema))
+    path = checkpoint.newest_whole(folder / "checkpoints", [file])
+    if path is None:
         raise CheckpointError(f"{folder} has no checkpoint yet; train it first")
     net = net or built(config)
-    file, prefix = WEIGHTS, "net."
-    if not raw:
-        file = ema_file(_decay(config, ema))
-    state = checkpoint.read(found[-1], file)
-    net.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()})
+    net.load_state_dict({k.removeprefix("net."): v for k, v in checkpoint.read(path, file).items()})
     net.to(device).eval().requires_grad_(False)
     arguments = config["objective"]["arguments"]
     trained = arguments.get("guidance")
@@ -255,16 +258,8 @@ def _decay(config: dict[str, Any], wanted: float | None) -> float:
 
 
 def ema_file(decay: float) -> str:
-    """Name of the file of an average in a checkpoint."""
+    """Name of the file of an average."""
     return f"ema-{decay:g}.safetensors"
-
-
-def _load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
-    state = optimizer.state_dict()
-    for key, value in moments.items():
-        index, name = key.split(".", 1)
-        state["state"].setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(state)
 
 
 def _environment() -> dict[str, Any]:

@@ -15,6 +15,12 @@ class Training:
     """Images to be seen before the run ends."""
     batch: int = 128
     """Images per step, over all processes."""
+    accumulate: int = 1
+    """Micro-batches in which a process works through its share of a step; more need less memory."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several processes (torchrun) share the work: auto and ddp copy the model, fsdp shards it."""
+    checkpointing: bool = False
+    """Activation checkpointing: recompute blocks going back, for less memory; takes the derivative in no_grad mode."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Optimiser."""
     lr: float = 1e-3
@@ -50,12 +56,23 @@ class Training:
     log_every: int = 6_400
     """Images between two lines of metrics."""
     keep: int = 2
-    """Checkpoints kept."""
+    """Newest checkpoints kept."""
+    milestone_every: int | None = None
+    """Images between two checkpoints that are kept for ever; None keeps the newest ones only."""
+    skip_limit: int = 10
+    """Steps in a row whose gradient is not finite before the run stops; each of them is skipped and counted."""
+    deadline: int = 25
+    """Seconds after SIGTERM in which a step must end so that its state can be saved."""
+    timeout: int = 600
+    """Seconds after which a process stops waiting for another one."""
+    loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] | None = None
+    """Where metrics go besides metrics.jsonl; None is tensorboard where it is installed."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch", "save_every", "grid_every", "log_every", "keep", "ema_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if not self.lr > 0 or self.weight_decay < 0 or self.warmup < 0:
             raise ValueError(
                 f"lr must be positive, weight_decay and warmup not negative; got lr={self.lr}, "
@@ -76,8 +93,36 @@ class Training:
         return step == self.steps or (step * self.batch) // every > ((step - 1) * self.batch) // every
 
 
-# What may change between a run and its continuation without changing what is computed.
-FREE = ("device", "save_every", "grid_every", "log_every", "keep")
+AT_LEAST_ONE = (
+    "images",
+    "batch",
+    "accumulate",
+    "save_every",
+    "grid_every",
+    "log_every",
+    "keep",
+    "ema_every",
+    "milestone_every",
+    "skip_limit",
+    "deadline",
+    "timeout",
+)
+# What may change between a run and its continuation: it changes nothing that is computed, except that the number of
+# micro-batches, like that of processes, decides in how many slices a batch draws its times and noise.
+FREE = (
+    "device",
+    "accumulate",
+    "parallel",
+    "save_every",
+    "grid_every",
+    "log_every",
+    "keep",
+    "milestone_every",
+    "skip_limit",
+    "deadline",
+    "timeout",
+    "loggers",
+)
 
 
 def settings(given: Training | None, options: dict[str, Any]) -> Training:

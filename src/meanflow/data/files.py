@@ -1,0 +1,32 @@
+"""Small helpers for files and archives."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import DataError
+
+MEMBER_BYTES = 256 * 2**20  # our choice: an encoded image of more bytes than this is none
+
+
+def read_at(path: str | Path, offset: int, length: int) -> bytes:
+    """`length` bytes from `offset` on; OSError or ValueError where they are not there.
+
+    Opened for every read: that costs some microseconds, and leaves nothing to be shared by threads and processes,
+    no limit on the number of open files, and an error at once where a file has vanished.
+    """
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        content = file.read(length)
+        while len(content) < length and (more := file.read(length - len(content))):
+            content += more
+    if len(content) != length:
+        raise ValueError(f"{path} ends before its place; the file is cut off, or was changed since it was opened")
+    return content
+
+
+def check_unique(names: Sequence[str], where: str) -> None:
+    """DataError for a name that an archive holds more than once: which one is meant?"""
+    if len(set(names)) != len(names):
+        name, count = Counter(names).most_common(1)[0]
+        raise DataError(f"{where}: holds {name} {count} times; pack it again with one of them")
