@@ -160,6 +160,21 @@ def test_show_prints_source_expectation_cost_differences_and_settings(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--recipe", "imagenet-b4", "--as", "papre"], "can be had as paper or code, not as 'papre'"),
+        (["--recipe", "imagenet-b4", "--ablation", "a:26"], "did you mean a:25"),
+        (["--recipe", "imagenet-l4"], "did you mean imagenet-l2?"),
+        (["--as", "code"], "digits is no row of the paper"),
+    ],
+)
+def test_wrong_use_of_train_is_explained(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", *words]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         (["imagenet-x2"], "did you mean imagenet-xl2?"),
         (["imagenet-b4", "--as", "papre"], "papre"),
         (["digits", "--as", "code"], "no row of the paper"),
