@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # loaded by the first optimiser step, in three seconds: once here, not in every fork
 from safetensors.torch import load_file
 
 import meanflow as mf
@@ -163,7 +164,7 @@ def main() -> None:
             begun, code = time.perf_counter(), run.wait()
             if before is None or code == 0:  # it was quicker
                 continue
-            assert time.perf_counter() - begun < 60, "a process that was left alone did not end"
+            assert s.processes == 1 or time.perf_counter() - begun < 120, "the process left alone did not end"
             text = (home / f"run{trial}.log").read_text()
             counts["kills"] += 1
             counts["explained"] += "gone or silent" in text

@@ -10,6 +10,7 @@ distance between their quartiles.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import statistics
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -35,7 +37,8 @@ def train(out: Path, images: int, save_every: int) -> float:
     objective = build(recipe("digits"), data)
     options = {"images": images, "batch": BATCH, "save_every": save_every, "log_every": BATCH, "grid_every": 10**9}
     begun = time.perf_counter()
-    mf.fit(objective, data, out=out, loggers=(), **options)
+    with redirect_stderr(io.StringIO()):
+        mf.fit(objective, data, out=out, loggers=(), **options)
     return time.perf_counter() - begun
 
 

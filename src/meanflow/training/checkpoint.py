@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,11 @@ def _prune(folder: Path, newest: str, keep: int) -> None:
     stale = [path for path in found if path.name > newest]
     old = [path for path in found if path.name <= newest][:-keep]
     for path in stale + [path for path in old if not _is_milestone(path)]:
-        shutil.rmtree(path, ignore_errors=True)
+        # Out of sight first: a half-deleted one, left by a kill, would look like a damaged checkpoint.
+        aside = folder / f".{path.name}.tmp"
+        with suppress(OSError):
+            os.rename(path, aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _is_milestone(path: Path) -> bool:
@@ -90,7 +95,7 @@ def _is_milestone(path: Path) -> bool:
 
 
 def forget_unfinished(folder: Path) -> None:
-    """Remove what a killed process was writing."""
+    """Remove what a killed process was writing or deleting."""
     for path in folder.glob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 
