@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..core.times import LogitNormal, Times
 from ..core.weighting import AdaptiveWeight
+from ..data.files import sync
 from ..nets import UNet
 from ..nets.unet import Resampling
-from ..training.checkpoint import sync
 from .folder import Converted, State, check_names, check_shapes
 
 # The network and its averages in a file; the decays of the averages stand in its arguments.

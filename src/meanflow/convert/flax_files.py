@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..training.checkpoint import sync, write_text
+from ..data.files import sync
+from ..training.checkpoint import write_text
 
 Tree = dict[str, Any]
 FILE, METADATA = "checkpoint", "_METADATA"

@@ -1,5 +1,6 @@
 """Small helpers for files and archives."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,3 +31,12 @@ def check_unique(names: Sequence[str], where: str) -> None:
     if len(set(names)) != len(names):
         name, count = Counter(names).most_common(1)[0]
         raise DataError(f"{where}: holds {name} {count} times; pack it again with one of them")
+
+
+def sync(path: Path) -> None:
+    """Make sure that a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

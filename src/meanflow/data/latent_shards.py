@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import DataError
+from .files import sync
 
 HEADER, PLAN, SHARDS = "latents.json", "plan.json", "shards"
 FORMAT = 1
@@ -175,14 +176,6 @@ def _aside(path: Path) -> Path:
 
 def _into_place(aside: Path, path: Path) -> None:
     """Synced to disk before the name points to it."""
-    _sync(aside)
+    sync(aside)
     os.replace(aside, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

@@ -17,6 +17,7 @@ from ..core.conditions import Cond
 from .attributes import Conditions, from_columns
 from .dataset import Dataset
 from .errors import DataError
+from .files import sync
 from .fingerprint import leaves
 from .streams import Stream
 from .tensors import Tensors
@@ -53,12 +54,12 @@ def prepare(
     aside.mkdir(parents=True)
     try:
         _write(data, aside, workers, progress)
-        _sync(aside)
+        sync(aside)
         os.rename(aside, out)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    _sync(out.absolute().parent)
+    sync(out.absolute().parent)
     return out
 
 
@@ -185,11 +186,3 @@ def _selected(tree: Any, names: Any, cond: str, length: int, folder: Path) -> Co
 def _sync_file(file: IO[Any]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

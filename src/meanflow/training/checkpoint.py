@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..data.files import sync
+
 Files = dict[str, dict[str, Tensor]]
 STATE = "state.json"
 
@@ -164,15 +166,6 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         alone[name] = copy.clone() if address in seen else copy
         seen.add(address)
     return alone
-
-
-def sync(path: Path) -> None:
-    """Make sure that a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:
