@@ -10,7 +10,7 @@ from meanflow.bench import flops, peak_bytes
 from meanflow.core.times import Pairs
 from meanflow.data import Tensors
 from meanflow.recipes import NetSettings, ObjectiveSettings, Recipe, build, cost, gpu_hours, recipe
-from meanflow.recipes.cost import ROWS, _counted, _Samples
+from meanflow.recipes.cost import ROWS, _counted, _Samples, _what_costs
 from meanflow.training import Training
 
 GUIDED = Guidance(scale=2.0, mix=0.5)
@@ -57,7 +57,10 @@ def test_more_rows_with_r_below_t_cost_more():
 
 def test_blocks_counted_once_are_as_good_as_all_of_them():
     found = small(GUIDED, depth=2)
-    once, all_of_them = cost(found, (1, 8, 8), 10), _counted(found.net, found.objective, _Samples((1, 8, 8), 10))
+    once, all_of_them = (
+        cost(found, (1, 8, 8), 10),
+        _counted(found.net, _what_costs(found.objective), _Samples((1, 8, 8), 10)),
+    )
     assert once.parameters == all_of_them.parameters
     assert once.forward == all_of_them.forward
     assert once.step == pytest.approx(all_of_them.step, rel=1e-12)
@@ -65,15 +68,16 @@ def test_blocks_counted_once_are_as_good_as_all_of_them():
 
 
 @pytest.mark.parametrize(
-    ("name", "passes"),
+    ("variant", "passes"),
     [
         # Forward passes: 3, one more for the tangents of the rows with r < t, guidance calls on the rows with label.
-        ("imagenet-b4", 3 + 0.25),
-        ("imagenet-xl2", 3 + 0.25 + 0.9 + 0.9 * 0.25),
+        ("paper", 3 + 0.25),
+        ("code", 3 + 0.25 + 0.9 + 0.9 * 0.25),
     ],
 )
-def test_steps_cost_what_the_mathematics_asks(name, passes):
-    price = cost(recipe(name, "code" if name == "imagenet-xl2" else None), (4, 32, 32), 1000)
+def test_steps_cost_what_the_mathematics_asks(variant, passes):
+    """B/4: the paper's is unguided, the code's has w = 1 and k = 0.5."""
+    price = cost(recipe("imagenet-b4", variant), (4, 32, 32), 1000)
     assert passes / 3 <= price.ratio <= 1.015 * passes / 3
 
 
@@ -100,6 +104,9 @@ def test_hours_and_bytes_follow_from_the_counts():
     training = Training(images=100, batch=10, ema=(0.9, 0.99))
     price = cost(small(), (1, 8, 8), 10)
     assert price.states(training) == 4 * price.parameters * 6  # weights, gradients, two moments, two averages
+    assert price.memory(training) == price.states(training) + 10 * price.activations
+    quarter = price.memory(replace(training, accumulate=2), gpus=2) - price.states(training)
+    assert quarter == pytest.approx(2.5 * price.activations)
     assert price.flops(training) == price.step * 100
     estimate = gpu_hours(price, training)
     assert estimate.high == 2 * estimate.low == pytest.approx(price.step * 100 / (0.2 * 989e12) / 3600)
@@ -107,17 +114,6 @@ def test_hours_and_bytes_follow_from_the_counts():
     own = gpu_hours(price, training, authors_step=1.68)
     assert own.low == own.high == pytest.approx(10 * 1.68 / 3600 * price.step / (5 * price.forward))
     assert str(gpu_hours(price, replace(training, images=10**15))).startswith("about ")
-
-
-def test_cifar_u_net():
-    """55,932,419 parameters with 6 augmentation labels; 75 % of the rows have r < t: 3.75 forward passes."""
-    found = recipe("cifar10-v0")
-    price = cost(found, (3, 32, 32), None)
-    assert price.parameters == 55_932_419
-    assert 1.25 <= price.ratio <= 1.26
-    # README of the authors' code: 0.21 s a step on 8 H200, which is 373 GPU-hours; ours is 3.76 / 5 of that.
-    estimate = gpu_hours(price, found.training, authors_step=8 * 0.21)
-    assert estimate.low == pytest.approx(800_000 * 8 * 0.21 / 3600 * 3 * price.ratio / 5)
 
 
 def test_times_of_the_count_are_those_of_the_recipe():

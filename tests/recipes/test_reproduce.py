@@ -91,15 +91,46 @@ def test_costs_are_those_that_are_counted(row):
     name = named(row)
     found, facts = recipe(name), FACTS[name]
     price = cost(found, facts.shape, facts.classes)
-    training, gib = found.training, 2**30
-    memory = (price.states(training) + price.activations * training.batch) / gib
+    training = found.training
     images, total, hours, space = row[-4:]
     assert int(images.replace(",", "")) == training.images
     assert float(total) == float(f"{price.flops(training):.2g}")
     assert f"about {hours} GPU-hours" == str(gpu_hours(price, training, facts.authors_step))
-    assert int(space) == round(memory)
+    assert int(space) == round(price.memory(training) / 2**30)
     if len(row) == 7:
         assert (row[1], row[2]) == (f"{price.parameters / 1e6:.1f}", f"{price.forward / 2e9:.1f}")
+
+
+def test_cifar_u_net():
+    """55,932,419 parameters with 6 augmentation labels; 75 % of the rows have r < t: 3.75 forward passes."""
+    found = recipe("cifar10-v0")
+    price = cost(found, (3, 32, 32), None)
+    assert price.parameters == 55_932_419 and "55.9 M parameters" in TEXT
+    assert round(price.forward / 2e9, 1) == 21.2 and "21.2 G multiply-adds" in TEXT
+    assert 1.25 <= price.ratio <= 1.26 and "1.25 times a flow-matching step" in TEXT
+    # README of the authors' code: 0.21 s a step on 8 H200, which is 373 GPU-hours; ours is 3.76 / 5 of that.
+    estimate = gpu_hours(price, found.training, authors_step=8 * 0.21)
+    assert estimate.low == pytest.approx(800_000 * 8 * 0.21 / 3600 * 3 * price.ratio / 5)
+
+
+def test_show_prints_source_expectation_cost_differences_and_settings(capsys):
+    assert main(["recipes", "show", "imagenet-xl2", "--as", "code"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for wanted in (
+        "code: as Gsunshine/meanflow (JAX) does",
+        "source arXiv:2505.13447, tables 2 and 4",
+        "shape (4, 32, 32), 1000 classes",
+        "no FID is published",
+        "307,480,080 images (240 epochs), 1,201,095 steps of 256",
+        "effective scale 2.5 (w = 0.2, k = 0.92) for t in [0, 0.75]",
+        "676,440,592 parameters, 118.6 G multiply-adds",
+        "GPU-hours, estimated for an H100 at 40% (a guess) to 20%",
+        "GiB on one GPU",
+        '--objective.weighting.c paper 0.001, code 0.01; the paper says "e.g. 1e-3"',
+        "--objective.weighting.c 0.01 --objective.derivative exact",
+        "summed over the dimensions before the weight, never averaged",
+    ):
+        assert wanted in text, wanted
 
 
 def test_links_lead_somewhere():

@@ -91,7 +91,7 @@ def _cost_rows(found: Recipe, facts: Facts) -> dict[str, str]:
     training, price = found.training, cost(found, facts.shape, facts.classes)
     estimate = gpu_hours(price, training, facts.authors_step)
     states, sample = price.states(training) / 2**30, price.activations / 2**30
-    alone, shared = (states + sample * training.batch / n for n in (1, GPUS))
+    alone, shared = (price.memory(training, gpus) / 2**30 for gpus in (1, GPUS))
     return {
         "network": f"{price.parameters:,} parameters, {price.forward / 2e9:.1f} G multiply-adds a forward pass",
         "step": f"{price.ratio:.2f} times the FLOPs of a flow-matching step of this network",

@@ -125,9 +125,8 @@ def _class_names(data: Dataset) -> str:
 def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -> str:
     """Settings, parameters, FLOPs and memory of a step, counted without doing it."""
     training, price = settings.training, cost(settings, tuple(data.shape), data.classes)
-    rows = training.batch / training.accumulate  # of whose activations memory is held at a time
     parameters = sum(p.numel() for p in objective.net.parameters())
-    gib = (price.states(training) + price.activations * rows) / 2**30
+    gib = price.memory(training) / 2**30
     return (
         f"recipe {name}\n{settings_text(settings)}\n"
         f"parameters        {parameters:,}\n"

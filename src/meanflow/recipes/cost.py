@@ -15,6 +15,7 @@ from ..bench import flops, peak_bytes
 from ..bench.cost import Work
 from ..core.conditions import Cond, augmented
 from ..core.times import Pairs
+from ..core.weighting import AdaptiveWeight
 from ..data import EDMAugment, Tensors
 from ..nets.dit import SIZES
 from ..objectives import FlowMatching, MeanFlow, Objective
@@ -49,6 +50,10 @@ class Cost:
     def states(self, training: Training) -> int:
         """Bytes that do not depend on the batch: float32 weights, gradients, two moments, averages."""
         return 4 * self.parameters * (4 + len(training.ema))
+
+    def memory(self, training: Training, gpus: int = 1) -> float:
+        """Bytes on each of some GPUs that share the batch, a micro-batch at a time, without sharding or compiling."""
+        return self.states(training) + self.activations * training.batch / (gpus * training.accumulate)
 
     def flops(self, training: Training) -> float:
         """FLOPs of the whole run."""
@@ -95,12 +100,21 @@ def cost(recipe: Recipe, shape: tuple[int, ...], classes: int | None) -> Cost:
     within a hundredth for the bytes.
     """
     net, samples = _spelled_out(recipe.net), _Samples(shape, classes, recipe.training.augment == "edm")
-    # Of the times only the share of r = t costs anything: recipes that differ in the others are counted once.
-    objective = replace(recipe.objective, times=TimesSettings(share_equal=recipe.objective.times.share_equal))
+    objective = _what_costs(recipe.objective)
     if net.kind != "dit":
         return _counted(net, objective, samples)
     none, one = (_counted(replace(net, depth=depth), objective, samples) for depth in (0, 1))
     return Cost(*(a + net.depth * (b - a) for a, b in zip(astuple(none), astuple(one), strict=True)))
+
+
+def _what_costs(s: ObjectiveSettings) -> ObjectiveSettings:
+    """The settings without those that cost nothing, so that recipes which differ in these only are counted once."""
+    return replace(
+        s,
+        times=TimesSettings(share_equal=s.times.share_equal),
+        guidance=replace(s.guidance, interval=(0.0, 1.0), drop_rows="first"),
+        weighting=AdaptiveWeight(),
+    )
 
 
 @dataclass(frozen=True)
