@@ -1,4 +1,4 @@
-"""The examples run as they stand, and so does the Python of docs/getting-started.md."""
+"""The examples run as they stand."""
 
 import ast
 import os
@@ -12,7 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SHORT = ROOT / "examples" / "meanflow_in_60_lines.py"
 OWN = ROOT / "examples" / "own_tensors.py"
-GUIDE = ROOT / "docs" / "getting-started.md"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -89,26 +88,3 @@ def test_own_tensors_repeated_draws_again_without_training(ring: tuple[Path, str
     (folder / "ring" / "ring.png").unlink()
     assert run([OWN, "--out", "ring", "--images", 25_600], folder) == said
     check_png(folder / "ring" / "ring.png")
-
-
-def test_python_of_getting_started(tmp_path: Path) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 5
-    script = tmp_path / "blocks.py"
-    # A name of its own for each block, so that a failure says which one it was.
-    script.write_text(
-        "".join(
-            f"exec(compile({block!r}, 'python block {i} of getting-started.md', 'exec'))\n"
-            for i, block in enumerate(blocks, 1)
-        ),
-        encoding="utf-8",
-    )
-    said = run([script], tmp_path)
-    assert "torch.Size([16, 2])" in said
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"points", "two-classes", "my-net"}
-
-
-def test_links_of_the_pages_lead_somewhere() -> None:
-    for page in (GUIDE, GUIDE.with_name("symbols.md"), GUIDE.with_name("faq.md")):
-        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"

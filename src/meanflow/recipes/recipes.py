@@ -36,6 +36,29 @@ def digits_flow_matching() -> Recipe:
     return replace(digits_unguided(), objective=_flow_matching())
 
 
+def fashion_mnist() -> Recipe:
+    """Fashion-MNIST 28x28 without guidance, within 20 minutes on two cores."""
+    return Recipe(
+        net=NetSettings(patch=4, width=128, depth=4, heads=4),
+        training=Training(
+            images=150_000,
+            batch=64,
+            lr=1.5e-3,
+            warmup=6_400,
+            schedule="cosine",
+            ema=(0.998,),
+            save_every=30_000,
+            grid_every=30_000,
+            milestone_every=30_000,
+        ),
+    )
+
+
+def fashion_mnist_flow_matching() -> Recipe:
+    """Fashion-MNIST 28x28 by plain flow matching, for as many images: the baseline that needs many calls."""
+    return replace(fashion_mnist(), objective=_flow_matching())
+
+
 def dit_tiny() -> Recipe:
     """Small images on a machine without a GPU: DiT of width 192, depth 6, at most 64 tokens."""
     return Recipe(training=Training(images=500_000, batch=64, lr=1e-3, warmup=6_400, ema=(0.999, 0.9999)))
@@ -71,6 +94,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "digits": digits,
     "digits-unguided": digits_unguided,
     "digits-flow-matching": digits_flow_matching,
+    "fashion-mnist": fashion_mnist,
+    "fashion-mnist-flow-matching": fashion_mnist_flow_matching,
     "dit-tiny": dit_tiny,
     "dit-s": dit_s,
     "points": points,
