@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from autoencoders import tiny_vae
 from PIL import Image
 
 import meanflow as mf
+from autoencoders import tiny_vae
 from meanflow.cli import main
 from meanflow.serve import Generator, Job
 
@@ -48,7 +48,7 @@ def test_latents_are_decoded_as_the_command_does(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(file)
     vae, latents, run = tiny_vae(tmp_path / "vae"), tmp_path / "latents", tmp_path / "run"
-    assert main(["encode", str(tmp_path / "images"), str(latents), "--vae", str(vae)]) == 0
+    assert main(["encode", str(tmp_path / "images"), str(latents), "--vae", str(vae), "--size", "32"]) == 0
     assert main(["train", str(latents), "--images", "16", "--batch", "16", "--out", str(run)]) == 0
     assert main(["sample", str(run), "--seeds", "3", "--classes", "1", "--out", str(tmp_path / "png")]) == 0
     generator = Generator(run)
