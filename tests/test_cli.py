@@ -251,6 +251,7 @@ def test_imports_go_one_way():
         "training": 5,
         "recipes": 6,
         "serve": 6,
+        "hub": 6,
         "cli": 7,
     }
     package = Path(__file__).parents[1] / "src" / "meanflow"

@@ -22,6 +22,7 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow status runs/digits                where a run stands, in one screen
   meanflow sample runs/digits --classes 3,7  draw samples, one network call each
   meanflow serve runs/digits                 an HTTP service: seeds and labels in, pictures or arrays out
+  meanflow push runs/digits me/digits        weights, config and a model card to the Hugging Face hub
   meanflow evaluate runs/digits              say in numbers how good they are
   meanflow bench step | sample               the price of a training step, the speed of sampling
   meanflow doctor net.py:build               examine your own network before training it
@@ -40,6 +41,7 @@ COMMANDS = (
     "encode",
     "sample",
     "serve",
+    "push",
     "evaluate",
     "ablate",
     "recipes",

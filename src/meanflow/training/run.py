@@ -24,7 +24,7 @@ from ..data import Dataset, LatentContract
 from ..nets import build
 from ..objectives import Objective
 from ..objectives.base import plain
-from . import checkpoint
+from . import checkpoint, published
 from .checkpoint import CheckpointError, write_text
 from .parallel import local_rank
 from .settings import FREE, Training
@@ -48,9 +48,14 @@ def describe(objective: Objective, data: Dataset, settings: Training) -> dict[st
             **({"arguments": arguments} if isinstance(arguments, dict) else {"state": shapes}),
         },
         "objective": {"type": type(objective).__name__, "arguments": objective.arguments()},
-        "data": data.description(),
+        "data": data.description() | _names(data),
         "training": plain(settings),
     }
+
+
+def _names(data: Dataset) -> dict[str, Any]:
+    names = getattr(data, "class_names", None)
+    return {} if names is None else {"class_names": list(names)}
 
 
 def pick_device(name: str) -> torch.device:
@@ -179,6 +184,8 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Lines "name: old -> new" for every leaf in which two configurations differ, free settings left out."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [k for k in {**old, **new} if not (path == "training" and _free(k, old, new))]
+        if path == "data" and "class_names" not in old:  # runs of the first days did not record them
+            keys = [k for k in keys if k != "class_names"]
         return [
             line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
@@ -208,23 +215,24 @@ def load(
     raw: bool = False,
     net: nn.Module | None = None,
     device: torch.device | str = "cpu",
+    revision: str | None = None,
 ) -> nn.Module:
     """The trained network of a run, in eval mode, with averaged weights; call it with net(z, t=, r=, cond=).
 
-    ema: which average, by decay; None takes the run's first. raw: the weights without averaging. net: an
-    instance of your own class, where the run was trained with one. The result carries `shape`, `null`,
-    `guidance`, `dropped` (the share of rows trained without condition) and `latents` (the contract by which samples
-    are decoded, None for a run that was not trained on latents); a flow-matching run comes as a field for Euler steps.
+    run: a run folder, a published one, or "user/name" on the Hugging Face hub, where `revision` is a branch, tag or
+    commit; nothing there is executed. ema: which average, by decay; None takes the run's first. raw: the weights
+    without averaging. net: an instance of your own class, where the run was trained with one. The result carries
+    `shape`, `null`, `guidance`, `dropped` (the share of rows trained without condition) and `latents` (the contract by
+    which samples are decoded, None for a run that was not trained on latents); a flow-matching run comes as a field
+    for Euler steps.
     A damaged newest checkpoint is warned of and the one before is taken. Raises CheckpointError when none is whole.
     """
-    folder = Path(run)
+    folder = published.find(run, revision)
     config = read_config(folder)
-    file = WEIGHTS if raw else ema_file(_decay(config, ema))
-    path = checkpoint.newest_whole(folder / "checkpoints", [file])
-    if path is None:
-        raise CheckpointError(f"{folder} has no checkpoint yet; train it first")
+    state = published.weights(folder, config, ema, raw) if published.is_published(folder) else None
+    state = state or _checkpointed(folder, WEIGHTS if raw else ema_file(_decay(config, ema)))
     net = net or built(config)
-    net.load_state_dict({k.removeprefix("net."): v for k, v in checkpoint.read(path, file).items()})
+    net.load_state_dict({k.removeprefix("net."): v for k, v in state.items()})
     net.to(device).eval().requires_grad_(False)
     arguments = config["objective"]["arguments"]
     trained = arguments.get("guidance")
@@ -233,6 +241,14 @@ def load(
     net.latents = LatentContract.from_dict(latents) if latents else None  # type: ignore[assignment]
     net.dropped = trained["drop"] if trained else arguments.get("drop", 0.0)
     return EulerField(net) if config["objective"]["type"] == "FlowMatching" else net
+
+
+def _checkpointed(folder: Path, file: str) -> dict[str, torch.Tensor]:
+    """A file of the newest whole checkpoint; raises CheckpointError where there is none."""
+    path = checkpoint.newest_whole(folder / "checkpoints", [file])
+    if path is None:
+        raise CheckpointError(f"{folder} has no checkpoint yet; train it first")
+    return checkpoint.read(path, file)
 
 
 def _guidance(saved: dict[str, Any]) -> Guidance:
