@@ -172,7 +172,35 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is damaged: it holds no settings")
     if config.get("format") != FORMAT:
         raise ValueError(f"{file} has format {config.get('format')}, this version of meanflow reads {FORMAT}")
+    _check_config(config, file)
     return config
+
+
+def _check_config(config: dict[str, Any], file: Path) -> None:
+    """ValueError naming the first part that is missing or of another kind than any run has written."""
+    try:
+        net, objective, data, training = (config[name] for name in ("net", "objective", "data", "training"))
+        guidance = objective["arguments"].get("guidance")
+        wanted = {
+            "net": isinstance(net["type"], str) and isinstance(net.get("arguments", {}), dict),
+            "objective": isinstance(objective["type"], str),
+            "guidance": guidance is None or _is_guidance(guidance),
+            "data": isinstance(data, dict) and isinstance(data.get("latents"), dict | None),
+            "training.ema": bool(training["ema"]) and all(isinstance(d, float) for d in training["ema"]),
+            "training": all(isinstance(training[name], int) and training[name] > 0 for name in ("images", "batch")),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is damaged: {type(error).__name__} {error}; it is not what a run has written"
+        ) from error
+    bad = [name for name, right in wanted.items() if not right]
+    if bad:
+        raise ValueError(f"{file} is damaged: {', '.join(bad)} is not what a run has written")
+
+
+def _is_guidance(saved: dict[str, Any]) -> bool:
+    numbers = [saved[name] for name in ("scale", "mix", "drop")] + list(saved["interval"])
+    return all(isinstance(n, int | float) for n in numbers) and len(numbers) == 5
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -245,7 +273,30 @@ def built(config: dict[str, Any]) -> nn.Module:
     saved = config["net"]
     if "arguments" not in saved:
         raise ValueError(f"this run was trained with your own network {saved['type']}; pass an instance as net=")
-    return build(saved["type"], saved["arguments"])
+    try:
+        _check_size(saved)
+        return build(saved["type"], saved["arguments"])
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError, OverflowError, RuntimeError) as error:
+        raise ValueError(
+            f"no {saved['type']} can be built from the arguments in config.json ({type(error).__name__}: {error}); it is "
+            "damaged, or of another version of meanflow"
+        ) from error
+
+
+def _check_size(saved: dict[str, Any]) -> None:
+    """ValueError where the arguments make another number of parameters than recorded, before any memory is taken."""
+    recorded, arguments = int(saved["parameters"]), saved["arguments"]
+    # No number that a network is built from exceeds that of its weights, so a damaged one is found without building.
+    numbers = [n for value in arguments.values() for n in (value if isinstance(value, list) else [value])]
+    largest = max((n for n in numbers if isinstance(n, int)), default=0)
+    if largest <= max(recorded, 4096):
+        with torch.device("meta"):
+            made = sum(p.numel() for p in build(saved["type"], arguments).parameters())
+        if made == recorded:
+            return
+    raise ValueError(
+        f"config.json is damaged: its {saved['type']} does not have the {recorded:,} parameters that are recorded in it"
+    )
 
 
 def _decay(config: dict[str, Any], wanted: float | None) -> float:
