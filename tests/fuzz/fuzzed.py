@@ -1,4 +1,4 @@
-"""The command line as the fuzz sees it: a command runs in this process under a time limit, and what it did is judged."""
+"""The command line as the fuzz sees it: a command runs in this process within limits, and what it did is judged."""
 
 import io
 import os
@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ FAULTS = os.environ.get("MEANFLOW_FUZZ_FAULTS")
 LIMITS = (20.0, 120.0)
 MEMORY = 3 * 2**30
 CODES = (0, 1, 2)  # of docs/command-line.md; those after a signal cannot come here
+
+DONE: Counter[str] = Counter()  # cases by command
 
 
 class Hung(BaseException):
@@ -183,6 +186,9 @@ def fuzzing(share: float):
 
 def judge(words: list[str], found: list[str], outcome: Outcome, note: str = "") -> None:
     """Fail with everything that is needed to do the case again, or write it down and go on."""
+    DONE[words[0] if words else ""] += 1
+    if FAULTS is not None and DONE.total() % 100 == 0:
+        Path(f"{FAULTS}.count").write_text(f"{DONE.total()} cases: {dict(DONE.most_common(12))}\n")
     if not found:
         return
     text = "\n".join([*found, f"words: {words!r}", note, outcome.err[-600:], outcome.out[-300:]])

@@ -104,9 +104,10 @@ def option(draw, known: dict[str, str]) -> list[str]:
     return [name, *given]
 
 
+FACTORIES = ("net.py:build", "net.py:Nope", "net.py", "bad.py:build", "absent.py:x", "net.py:", ":", "", "run:x")
+FACTORIES += ("net.py:odd", "net.py:number")
 POSITIONAL = {"train": (DATA,), "prepare": (DATA, OUTS), "encode": (DATA, OUTS), "ablate": (("digits", *DATA),)}
-POSITIONAL |= {"sample": (RUNS,), "status": (RUNS,), "evaluate": (RUNS, RUNS), "doctor": (("net.py:build", "net.py:Nope",
-    "net.py", "bad.py:build", "absent.py:x", "net.py:", ":", "", "run:x", "net.py:odd", "net.py:number"),)}  # fmt: skip
+POSITIONAL |= {"sample": (RUNS,), "status": (RUNS,), "evaluate": (RUNS, RUNS), "doctor": (FACTORIES,)}
 POSITIONAL |= {"convert": (RUNS, OUTS), "recipes": (("digits", "dit-tiny", "points", "nope", ""),), "bench": ()}
 
 

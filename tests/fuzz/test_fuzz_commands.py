@@ -1,4 +1,4 @@
-"""Whatever is typed: a documented exit code, one message, no traceback, no hang, and nothing written that was not named.
+"""Whatever is typed: a documented exit code, one message, no traceback, no hang, nothing written but what was named.
 
 The number of cases is MEANFLOW_FUZZ_CASES over all files of this folder.
 """

@@ -17,7 +17,7 @@ from PIL import Image
 from strategies import TINY
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-import made  # noqa: E402
+import made
 
 KINDS = ["npy", "npz", "csv", "folder", "zip", "tar", "idx", "idx.gz", "cifar", "prepared"]
 KINDS += ["parquet"] if find_spec("pyarrow") else []
@@ -103,6 +103,11 @@ def text_table(draw) -> bytes:
     return text.encode(draw(st.sampled_from(("utf-8", "utf-8-sig", "utf-16", "latin-1"))), errors="replace")
 
 
+cell = st.one_of(st.none(), st.text(max_size=3), st.floats(), st.binary(max_size=9))
+image = st.dictionaries(st.just("bytes"), st.binary(max_size=9), min_size=1)
+column = st.lists(st.one_of(cell, image), min_size=2, max_size=2)
+
+
 def write_npz(path: Path, arrays) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -137,8 +142,7 @@ def made_data(draw, kind: str):
         )
         return lambda f: _prepared(f / "d", which, value), f"{which} {value!r}"
     if kind == "parquet":
-        how, drawn = draw(changes), draw(st.dictionaries(keys, st.lists(st.one_of(st.none(), st.text(max_size=3), st.floats(),
-            st.binary(max_size=9), st.dictionaries(st.just("bytes"), st.binary(max_size=9), min_size=1)), min_size=2, max_size=2), max_size=2))  # fmt: skip
+        drawn, how = draw(st.dictionaries(keys, column, max_size=2)), draw(changes)
         return lambda f: _parquet(f / "d.parquet", drawn, how), f"{drawn} {how}"
     shape, code, how = draw(shapes), draw(st.sampled_from((8, 8, 8, 9, 11, 13, 14, 99))), draw(changes)
     return lambda f: _idx(f / f"d-images-idx3-ubyte{kind[3:]}", shape, code, how), f"{shape} {code} {how}"

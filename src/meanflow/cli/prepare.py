@@ -41,7 +41,7 @@ def run(words: list[str]) -> int:
     """Read everything once and write it down."""
     s = parse(Prepare, words, "prepare")
     data = open_data(s.data, size=s.size, mode=s.mode, skip_broken=s.skip_broken, split=s.split, cond=s.cond)
-    with tqdm(total=len(data), unit=" samples", file=sys.stderr, leave=False) as bar:
+    with tqdm(total=len(data), unit=" samples", file=sys.stderr, leave=False, disable=None) as bar:
         out = prepare(data, s.out, workers=s.workers, progress=bar.update)
     used = sum(file.stat().st_size for file in (out.iterdir() if out.is_dir() else (out,)))
     print(f"{len(data):,} samples of shape {tuple(data.shape)} in {out}, {used / 2**20:,.1f} MiB")

@@ -121,10 +121,11 @@ def prepared(folder: Path, *, cond: str | None = None) -> Tensors:
         image, file = bool(header["image"]), str(header["x"])
         x = np.load(folder / file, mmap_mode="r", allow_pickle=False)
         tree = _loaded(header["cond"], folder)
-        names = header["class_names"]
+        classes, names = header.get("classes"), _names(header["class_names"])
+        if not isinstance(classes, int | None):
+            raise ValueError(f"the number of classes is {classes!r}")
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder}: is damaged ({error}); prepare it again") from error
-    classes = header.get("classes")
+        raise DataError(f"{folder}: is damaged ({type(error).__name__}: {error}); prepare it again") from error
     if cond is not None:
         chosen = _selected(tree, names, cond, len(x), folder)
         tree, classes, names = chosen.cond, chosen.classes, chosen.class_names
@@ -217,6 +218,12 @@ def _read_header(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: is no header that this version reads ({error}); prepare the data again") from error
     return dict(header)
+
+
+def _names(found: Any) -> list[str] | None:
+    if found is not None and not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
+        raise ValueError(f"the names of classes are {found!r}")
+    return found
 
 
 def _loaded(tree: Any, folder: Path) -> Any:

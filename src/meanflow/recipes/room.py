@@ -38,8 +38,8 @@ def check_room(recipe: Recipe, data: Dataset) -> None:
     if needed > there:
         raise ValueError(
             f"a network of {parameters:,} parameters and a batch of {training.batch:,} need about "
-            f"{needed / 2**30:,.1f} GiB, {device} has {there / 2**30:,.1f} GiB; choose a smaller --net.width, --net.depth "
-            "or --batch, or more --accumulate; --dry-run says what a choice would need"
+            f"{needed / 2**30:,.1f} GiB, {device} has {there / 2**30:,.1f} GiB; choose a smaller --net.width, "
+            "--net.depth or --batch, or more --accumulate; --dry-run says what a choice would need"
         )
 
 

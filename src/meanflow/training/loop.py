@@ -26,7 +26,7 @@ from .log import Log
 from .loggers import check_loggers
 from .parallel import World, joined, rows_of, wrap
 from .previews import decoder
-from .run import describe, locked, open_run, pick_device
+from .run import describe, opened, pick_device
 from .saving import Saver
 from .settings import Training, settings
 from .signals import StopSignal
@@ -73,8 +73,7 @@ def fit(
         world.together(lambda: _check(objective, dataset, device, s.augment))
         _prepare(objective, s, world)
         config = describe(objective, dataset, s)
-        folder = world.once(lambda: open_run(Path(out), config))
-        world.together(lambda: held.enter_context(locked(folder)) if world.first else None)
+        folder = world.once(lambda: held.enter_context(opened(Path(out), config)))
         held.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
         yardstick = Yardstick(objective, dataset, device)
         if s.checkpointing:

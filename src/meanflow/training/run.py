@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
@@ -77,10 +77,36 @@ def open_run(folder: Path, config: dict[str, Any]) -> Path:
 
     Raises ValueError saying what differs when it holds another, and OSError where it cannot be written to.
     """
-    try:
+    with _unwritable_explained(folder):
         return _open_run(folder, config)
+
+
+@contextmanager
+def opened(folder: Path, config: dict[str, Any]) -> Iterator[Path]:
+    """The folder of a run as of open_run, held for this process as of locked.
+
+    Locked before anything is written, so that of two processes that begin at once one is refused and changes nothing.
+    """
+    with ExitStack() as held:
+        with _unwritable_explained(folder):
+            if (folder / "config.json").exists() or not folder.exists() or _is_empty(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(folder))
+            _open_run(folder, config)
+        yield folder
+
+
+@contextmanager
+def _unwritable_explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OSError(f"cannot write to the run folder {folder}: {error}; choose another output folder") from error
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing that is visible."""
+    return folder.is_dir() and not any(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 @contextmanager
@@ -142,7 +168,7 @@ def _open_run(folder: Path, config: dict[str, Any]) -> Path:
                 f"{folder} has already seen {done[-1]:,} images, {config['training']['images']:,} were asked for; "
                 "choose another output folder for a shorter run"
             )
-    elif any(p for p in folder.iterdir() if not p.name.startswith(".")):
+    elif not _is_empty(folder):
         raise ValueError(f"{folder} is not empty and holds no run (no config.json); choose another output folder")
     write_text(file, json.dumps(config, indent=1))
     write_text(folder / "environment.json", json.dumps(_environment(), indent=1))
@@ -278,8 +304,8 @@ def built(config: dict[str, Any]) -> nn.Module:
         return build(saved["type"], saved["arguments"])
     except (KeyError, TypeError, AttributeError, ZeroDivisionError, OverflowError, RuntimeError) as error:
         raise ValueError(
-            f"no {saved['type']} can be built from the arguments in config.json ({type(error).__name__}: {error}); it is "
-            "damaged, or of another version of meanflow"
+            f"no {saved['type']} can be built from the arguments in config.json ({type(error).__name__}: {error}); it "
+            "is damaged, or of another version of meanflow"
         ) from error
 
 

@@ -86,8 +86,8 @@ def _explained(function: Callable[P, T]) -> Callable[P, T]:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
             raise CheckpointError(
-                f"the newest checkpoint is whole but does not fit this run ({type(error).__name__}: {error}); it may be "
-                "of another version of meanflow. Move it away to go on from the one before, or train in another folder"
+                f"the newest checkpoint is whole but does not fit this run ({type(error).__name__}: {error}); it may "
+                "be of another version of meanflow. Move it away to go on from the one before, or choose another folder"
             ) from error
 
     return call
