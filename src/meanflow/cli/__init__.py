@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -9,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from importlib import import_module
 from typing import Any
 
@@ -64,14 +65,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _prepare_process()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        code = _chosen(words)
-        sys.stdout.flush()
-    except BrokenPipeError as error:
-        code = _broken_pipe(error)
-    except KeyboardInterrupt:
-        code = _fail("interrupted", code=130)
+    with redirect_stderr(_Lasting(sys.stderr)):
+        try:
+            code = _chosen(words)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            code = _broken_pipe(error)
+        except OSError as error:  # of the output itself, e.g. a full disk
+            code = _fail(_text(error), code=1)
+            _to_nowhere(sys.stdout)
+        except KeyboardInterrupt:
+            code = _fail("interrupted", code=130)
     return code
+
+
+class _Lasting(io.TextIOBase):
+    """A stream of messages that goes on where nobody reads it any more: no reason to stop a training of days."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text))
+        except OSError:
+            _to_nowhere(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            _to_nowhere(self._stream)
+
+    def isatty(self) -> bool:
+        return bool(self._stream.isatty())
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return str(self._stream.encoding)
+
+
+def _to_nowhere(stream: Any) -> None:
+    """What is still in the buffer of a broken stream must not be tried once more when the interpreter ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _prepare_process() -> None:
@@ -136,8 +177,7 @@ def _broken_pipe(error: BrokenPipeError) -> int:
     """End quietly, as other tools do, where the reader of the output has gone, e.g. head; else it is a failure."""
     if not _reader_gone(sys.stdout):
         return _fail(_text(error), code=1)
-    # What is still in the buffer must not be tried once more when the interpreter ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _to_nowhere(sys.stdout)
     return 128 + signal.SIGPIPE
 
 
@@ -156,9 +196,8 @@ def _show_warning(message: Any, *_: Any, **__: Any) -> None:
 
 def _fail(message: str, code: int = 2) -> int:
     # Wrong use is the same in all processes that torchrun started; failures may be a process's own.
-    with suppress(OSError):  # nobody may be reading any more
-        if first_process():
-            print(f"meanflow: error: {message}", file=sys.stderr, flush=True)
-        elif code != 2:
-            print(f"meanflow: error in process {os.environ['RANK']}: {message}", file=sys.stderr, flush=True)
+    if first_process():
+        print(f"meanflow: error: {message}", file=sys.stderr)
+    elif code != 2:
+        print(f"meanflow: error in process {os.environ['RANK']}: {message}", file=sys.stderr)
     return code
