@@ -22,7 +22,9 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "digits", "--net.width=1000000000", "--net.heads=1"], "GiB"),
+        (["train", "digits", "--net.width=1000000", "--net.heads=1"], "GiB"),
+        (["train", "digits", "--net.width=1000000000", "--net.heads=1"], "no machine has room"),
+        (["train", "digits", "--net.width=1" + 20 * "0", "--net.heads=1", "--dry-run"], "no machine has room"),
         (["train", "digits", "--batch=100000000000"], "GiB"),
         (["train", "digits", "--net.depth=1000000000"], "at most 10,000 blocks"),
         (["train", "digits", "--net.depth=1000000000", "--dry-run"], "at most 10,000 blocks"),

@@ -24,17 +24,18 @@ def check_room(recipe: Recipe, data: Dataset) -> None:
 
     A lower bound for small ones, so that it costs nothing; activations are counted where the batch is large.
     """
+    parameters = _parameters(recipe.net, data, recipe.training.augment == "edm")
     if torch.get_default_device().type == "meta":  # nothing is taken there
         return
     training, device = recipe.training, pick_device(recipe.training.device)
     there = memory_of(device)
-    parameters = _parameters(recipe.net, data, recipe.training.augment == "edm")
-    states = 4 * parameters * (COPIES + len(training.ema))
-    rows = training.batch // (int(os.environ.get("WORLD_SIZE", "1")) * training.accumulate)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    states = 4 * parameters * (COPIES + len(training.ema)) / (processes if training.parallel == "fsdp" else 1)
+    rows = training.batch // (processes * training.accumulate)
     numbers = rows * torch.Size(data.shape).numel()
     needed = states + 4 * ROWS * numbers
     if there * EXACTLY_FROM < needed < there:
-        needed = max(needed, _counted(recipe, data))
+        needed = states + _activations(recipe, data) * rows
     if needed > there:
         raise ValueError(
             f"a network of {parameters:,} parameters and a batch of {training.batch:,} need about "
@@ -67,12 +68,18 @@ def _parameters(net: NetSettings, data: Dataset, told: bool) -> int:
 
 
 def _on_meta(net: NetSettings, data: Dataset, told: bool) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in build_net(net, data, told).parameters())
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() for p in build_net(net, data, told).parameters())
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond 64 bits, which torch tells in many ways
+        raise ValueError(
+            f"no machine has room for a network of these settings (net.width {net.width:,}, net.depth {net.depth:,}: "
+            f"{str(error).splitlines()[0][:200]})"
+        ) from error
 
 
-def _counted(recipe: Recipe, data: Dataset) -> float:
+def _activations(recipe: Recipe, data: Dataset) -> float:
+    """Bytes that a row holds at the peak of a step."""
     from .cost import cost  # here, because it loads what counts FLOPs
 
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return cost(recipe, tuple(data.shape), data.classes).memory(recipe.training, world)
+    return cost(recipe, tuple(data.shape), data.classes).activations
