@@ -147,9 +147,7 @@ class Loop:
         return own_metrics(about, self.world)
 
     def _say(self, text: str) -> None:
-        if self.world.first:
-            with suppress(OSError):  # the terminal may be gone; the training is not
-                print(text, file=sys.stderr, flush=True)
+        _say(self.world, text)
 
     def _stream(self, step: int | None = None) -> Generator[Batch, None, None]:
         """This process's micro-batches from a step on: of each micro-batch of all, the rows that belong to its rank."""
@@ -269,8 +267,14 @@ def _prepare(objective: Objective, s: Training, world: World) -> None:
         )
     if objective.weighting.p == 1:
         notes.append("with p = 1 the weighted loss is about 1 by construction; watch mse_v (r = t rows) and mse_u")
-    for note in notes if world.first else []:
-        print(f"note: {note}", file=sys.stderr)
+    for note in notes:
+        _say(world, f"note: {note}")
+
+
+def _say(world: World, text: str) -> None:
+    if world.first:
+        with suppress(OSError):  # the terminal may be gone; the training is not
+            print(text, file=sys.stderr, flush=True)
 
 
 def _check(objective: Objective, data: Dataset, device: torch.device, augment: str) -> None:
