@@ -131,6 +131,8 @@ def _load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) 
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, value in moments.items():
         index, name = key.split(".", 1)
+        if value.ndim and value.shape != parameters[int(index)].shape:
+            raise ValueError(f"{key} of shape {list(value.shape)} for {list(parameters[int(index)].shape)}")
         shaped = like_shards(value, parameters[int(index)]) if value.ndim else value
         state["state"].setdefault(int(index), {})[name] = shaped
     optimizer.load_state_dict(state)
