@@ -5,6 +5,7 @@ x data, e noise, z = (1 - t) x + t e, v = e - x, u mean velocity over [r, t]
 net(z, t=t, r=r, cond=cond) -> u
 """
 
+from . import _interrupt  # noqa: F401, I001  # first: loading torch takes a second, in which Ctrl-C must be quiet
 from . import core, data, evaluation, nets, objectives, training
 from .core import (
     AdaptiveWeight,

@@ -1,5 +1,6 @@
 """What breaks while training: each fault is made for real, is said, and the run goes on from a whole state."""
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import meanflow as mf
 from meanflow.cli import main
@@ -22,6 +23,7 @@ from meanflow.training import CheckpointError
 from meanflow.training.checkpoint import checkpoints
 from meanflow.training.log import read_metrics
 from meanflow.training.run import locked
+from meanflow.training.signals import StopSignal
 from meanflow.training.step import Streak
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -429,3 +431,132 @@ def test_when_one_process_dies_the_other_stops_with_a_message(tmp_path):
 def _environment(pid):
     text = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
     return [entry.split("=", 1) for entry in text.split("\0") if "=" in entry]
+
+
+# What goes wrong beside the training
+
+
+def test_a_grid_that_cannot_be_drawn_costs_no_step(tmp_path, capsys):
+    """The state is saved, said to be, and the run goes on from there once the reason is mended."""
+    out = tmp_path / "run"
+    fit(tmp_path / "whole", save_every=10**6)
+    fit(out, images=16, save_every=10**6, grid_every=10**6)
+    shutil.rmtree(out / "grids", ignore_errors=True)
+    (out / "grids").write_text("in the way")
+    with pytest.raises(OSError, match="grids"):
+        fit(out, save_every=10**6, grid_every=80)
+    assert checkpoints(out / "checkpoints")[-1].name == "000000000080"
+    assert "the state after 80 images is saved" in capsys.readouterr().err
+    (out / "grids").unlink()
+    fit(out, save_every=10**6)
+    assert equal(tensors(out, 160), tensors(tmp_path / "whole", 160))
+
+
+def test_a_state_that_could_not_be_saved_is_not_said_to_be(tmp_path, capsys):
+    out = tmp_path / "run"
+
+    def vanish(x, indices, read):
+        if read == 3:
+            (out / "checkpoints").write_text("in the way")
+            raise ValueError("11.png: cannot be read")
+
+    with pytest.raises(ValueError, match=r"11\.png"):
+        fit(out, Data(vanish), save_every=10**6)
+    assert "is saved" not in capsys.readouterr().err
+
+
+def test_a_terminal_that_is_gone_does_not_stop_the_training(tmp_path, monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+        flush = isatty = lambda self: False
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert fit(tmp_path / "run").images == 160
+
+
+def test_a_signal_while_the_last_state_is_being_saved_does_not_cut_it_short():
+    with StopSignal(0.05) as stop:
+        stop.saving()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)  # the deadline would have ended this process long ago
+        assert stop.received == signal.SIGTERM
+
+
+def test_what_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal(1):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_folders_of_other_names_are_no_checkpoints(tmp_path):
+    """A copy that the user made is neither gone on from nor deleted, whatever its name sorts like."""
+    out = tmp_path / "run"
+    fit(out, images=64, keep=1)
+    shutil.copytree(out / "checkpoints" / "000000000064", out / "checkpoints" / "best")
+    (out / "checkpoints" / "best" / "weights.safetensors").write_bytes(b"")
+    fit(out, keep=1)
+    assert [p.name for p in checkpoints(out / "checkpoints")] == ["000000000160"]
+    assert (out / "checkpoints" / "best").is_dir()
+    mf.load(out)
+
+
+def test_the_second_of_two_processes_writes_nothing(tmp_path):
+    out = tmp_path / "run"
+    fit(out, images=16)
+    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != ".lock"}
+    with locked(out), pytest.raises(ValueError, match="another process is training"):
+        fit(out)
+    assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != ".lock"}
+
+
+def resigned(folder, file, change):
+    """Change the tensors of a file and its checksum, as another version might have written them."""
+    held = load_file(folder / file)
+    change(held)
+    save_file(held, folder / file)
+    state = json.loads((folder / "state.json").read_text())
+    state["sha256"][file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+    del state["checksum"]
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "training.safetensors", "ema-0.999.safetensors"])
+def test_a_whole_checkpoint_of_other_contents_is_said_not_to_fit(file, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "run")
+    newest = checkpoints(out / "checkpoints")[-1]
+    resigned(newest, file, lambda held: held.update({min(held): held[min(held)].new_zeros(3, 5)}))
+    with pytest.raises(CheckpointError, match="does not fit this run"):
+        fit(out)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("net", "type"), 3),
+        (("net", "arguments", "width"), 10**12),
+        (("net", "arguments", "depth"), None),
+        (("net", "arguments"), []),
+        (("objective",), None),
+        (("data",), []),
+        (("training", "ema"), []),
+        (("training", "ema"), ["x"]),
+        (("training",), 3),
+    ],
+)
+def test_a_damaged_config_is_named(place, value, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((out / "config.json").read_text())
+    *above, last = place
+    inner = config
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        mf.load(out)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
+import select
+import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, suppress
 from importlib import import_module
 from typing import Any
 
 from .. import __version__
+from .._interrupt import quiet_interrupt
 from .words import first_process, nearest
 
 HELP = """\
@@ -51,9 +57,79 @@ COMMANDS = (
 )
 
 
+INTERNAL = 70  # EX_SOFTWARE of sysexits.h
+REPORT = "MEANFLOW_TRACEBACK"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code: 0, 1 for a failure, 2 for wrong use, 128 + n after signal n."""
+    """Run a command and return the exit code.
+
+    0, 1 for a failure, 2 for wrong use, 70 for a fault of meanflow itself, 128 + n after signal n, so 141 where whoever
+    read the output has gone.
+    """
+    _prepare_process()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with redirect_stderr(_Lasting(sys.stderr)):
+        try:
+            code = _chosen(words)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            code = _broken_pipe(error)
+        except OSError as error:  # of the output itself, e.g. a full disk
+            code = _fail(_text(error), code=1)
+            _to_nowhere(sys.stdout)
+        except KeyboardInterrupt:
+            code = _fail("interrupted", code=130)
+    return code
+
+
+class _Lasting(io.TextIOBase):
+    """A stream of messages that goes on where nobody reads it any more: no reason to stop a training of days."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text))
+        except OSError:
+            _to_nowhere(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            _to_nowhere(self._stream)
+
+    def isatty(self) -> bool:
+        return bool(self._stream.isatty())
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return str(self._stream.encoding)
+
+
+def _to_nowhere(stream: Any) -> None:
+    """What is still in the buffer of a broken stream must not be tried once more when the interpreter ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _prepare_process() -> None:
+    """Names of files and of classes may hold what a terminal cannot show: it is escaped instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if signal.getsignal(signal.SIGINT) is quiet_interrupt:  # no longer while modules are loaded
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _chosen(words: list[str]) -> int:
+    """Help, version, or the command that the first word names."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -72,12 +148,50 @@ def _guarded(command: str, words: list[str]) -> int:
         # Imported when asked for: what other commands need is not paid for.
         run: Callable[[list[str]], int] = import_module(f".{command}", __package__).run
         return run(words)
+    except (BrokenPipeError, KeyboardInterrupt):
+        raise
     except (ValueError, FileNotFoundError) as error:
-        return _fail(str(error))
-    except (RuntimeError, OSError, FloatingPointError) as error:
-        return _fail(str(error), code=1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", code=130)
+        return _fail(_text(error))
+    except (RuntimeError, OSError, FloatingPointError, ImportError) as error:
+        return _fail(_text(error), code=1)
+    except MemoryError as error:
+        return _fail(f"not enough memory ({_text(error)}); choose a smaller batch or network", code=1)
+    except Exception as error:
+        return _internal(error)
+
+
+def _text(error: BaseException) -> str:
+    """What an error says; its kind where it says nothing."""
+    return str(error).strip() or type(error).__name__
+
+
+def _internal(error: Exception) -> int:
+    """What no command foresaw: said as the fault of meanflow that it is, with the traceback for who asks for it."""
+    if os.environ.get(REPORT):
+        traceback.print_exception(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return _fail(
+        f"this is a fault of meanflow: {type(error).__name__}: {_text(error)} (line {where.lineno} of "
+        f"{os.path.basename(where.filename)}). Please report it with the command and what {REPORT}=1 prints before it",
+        code=INTERNAL,
+    )
+
+
+def _broken_pipe(error: BrokenPipeError) -> int:
+    """End quietly, as other tools do, where the reader of the output has gone, e.g. head; else it is a failure."""
+    if not _reader_gone(sys.stdout):
+        return _fail(_text(error), code=1)
+    _to_nowhere(sys.stdout)
+    return 128 + signal.SIGPIPE
+
+
+def _reader_gone(stream: Any) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError):  # not a stream of the system
+        return False
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 
 from ..data import Dataset, open_data
@@ -66,7 +68,9 @@ def run(words: list[str]) -> int:
         s = _parsed(words, name)
     for line in _notices(s, name, dataset, words) if first_process() else []:
         print(f"note: {line}", file=sys.stderr)
-    objective = build(s.settings, dataset)
+    # What is only looked at takes no memory.
+    with torch.device("meta") if s.dry_run else nullcontext():
+        objective = build(s.settings, dataset)
     out = s.out or Path("runs") / Path(s.data).absolute().stem
     if s.dry_run:
         print(_dry_run(s.settings, name, objective, dataset))

@@ -8,6 +8,8 @@ from typing import Any
 
 import tyro
 
+MOST = 10_000_000  # numbers in a list such as that of seeds; our choice
+
 
 def parse(kind: Any, words: list[str], command: str, default: Any = None) -> Any:
     """Parse words into a dataclass; tyro itself explains wrong options and exits with 2."""
@@ -20,12 +22,25 @@ def numbers(text: str, name: str) -> list[int]:
     found: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        if not _is_number(low) or (dash and not _is_number(high)):
             raise ValueError(f"--{name} takes numbers and ranges such as 3,7 or 0-63, got {text!r}")
-        found += range(int(low), int(high if dash else low) + 1)
+        places = range(int(low), int(high if dash else low) + 1)
+        if len(found) + _length(places) > MOST:
+            raise ValueError(f"--{name} {text!r} are more than {MOST:,} numbers; ask for fewer at a time")
+        found += places
     if not found:
         raise ValueError(f"--{name} {text!r} is an empty range; the smaller number comes first")
     return found
+
+
+def _is_number(text: str) -> bool:
+    # isdigit alone takes superscripts, of which int() can make nothing; 18 digits fit into 64 bits.
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def _length(places: range) -> int:
+    # len() of a range that is too long raises
+    return max(places.stop - places.start, 0)
 
 
 def at_least_one(**numbers: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..objectives import MeanFlow
 from ..training import Training
-from ..training.checkpoint import checkpoints, read, read_state, save
+from ..training.checkpoint import newest_whole, read, read_state, save
 from ..training.run import TRAINING, WEIGHTS, built, describe, ema_file, open_run, read_config
 
 State = dict[str, Tensor]
@@ -73,19 +73,19 @@ def save_run(converted: Converted, out: Path) -> Path:
 
 def from_run(run: Path) -> Converted:
     """The newest checkpoint of a run; raises CheckpointError or ValueError saying what is wrong with it."""
-    config, found = read_config(run), checkpoints(run / "checkpoints")
-    if not found:
+    config, newest = read_config(run), newest_whole(run / "checkpoints")
+    if newest is None:
         raise ValueError(f"{run} has no checkpoint yet; train it first")
     if config["objective"]["type"] != "MeanFlow":
         raise ValueError(f"{run} was trained by {config['objective']['type']}; the authors' code is for MeanFlow only")
-    newest, net = found[-1], built(config)
+    net = built(config)
     state, training = read_state(newest), config["training"]
     return Converted(
         code="meanflow",
         source=run.name,
         net=net,
-        weights=_bare(read(newest, WEIGHTS)),
-        averages={decay: _bare(read(newest, ema_file(decay))) for decay in training["ema"]},
+        weights=_fitting(newest, WEIGHTS, net),
+        averages={decay: _fitting(newest, ema_file(decay), net) for decay in training["ema"]},
         moments=_moments(read(newest, TRAINING), net) if TRAINING in state["sha256"] else None,
         step=int(state["step"]),
         batch=int(training["batch"]),
@@ -118,6 +118,14 @@ def _kinds(missing: list[str], unknown: list[str]) -> list[tuple[str, list[str]]
     return [("arrays are missing", missing), ("arrays are unknown", unknown)]
 
 
+def _fitting(newest: Path, file: str, net: nn.Module) -> State:
+    """The tensors of a file, which must be those of the network."""
+    state = _bare(read(newest, file))
+    check_names(newest / file, state, net.state_dict(), "it")
+    check_shapes(newest / file, state, net, "it")
+    return state
+
+
 def _prefixed(state: State) -> State:
     return {f"net.{name}": value for name, value in state.items()}
 
@@ -127,7 +135,7 @@ def _bare(state: State) -> State:
 
 
 def _moments(saved: State, net: nn.Module) -> dict[str, State]:
-    return {
-        name: {key: saved[f"{i}.{key}"] for key in ("exp_avg", "exp_avg_sq")}
-        for i, (name, _) in enumerate(net.named_parameters())
-    }
+    keys = ("exp_avg", "exp_avg_sq")
+    wanted = {f"{i}.{key}" for i, _ in enumerate(net.parameters()) for key in keys}
+    check_names("the run's newest checkpoint", {k for k in saved if not k.endswith(".step")}, wanted, TRAINING)
+    return {name: {key: saved[f"{i}.{key}"] for key in keys} for i, (name, _) in enumerate(net.named_parameters())}

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from .files import sync
 from .fingerprint import leaves
 from .streams import Stream
 from .tensors import Tensors
+from .values import CHANNELS
 from .workers import read_in_workers
 
 HEADER = "meanflow-data.json"
@@ -36,7 +38,10 @@ def is_prepared(folder: Path) -> bool:
 def prepare(
     data: Dataset, out: str | Path, *, workers: int = 0, progress: Callable[[int], object] | None = None
 ) -> Path:
-    """Write a data set to the new folder `out`, from which it is read without decoding anything.
+    """Write a data set to the new folder or file `out`, from which it is read without decoding anything.
+
+    A folder keeps everything. A name that ends in .npy takes samples alone, .npz samples with labels or one tensor of
+    conditions; names of classes do not fit into either.
 
     Images are kept as uint8, other samples as float32, in the order of the data. Written beside, synced, renamed:
     `out` is whole or absent. progress: called with the number of samples just written.
@@ -47,8 +52,12 @@ def prepare(
         raise DataError(
             f"{data.source}: a stream has no end, so it cannot be written down; collect what you want first"
         )
-    if out.exists():
+    if not out.name:
+        raise DataError(f"{out} names no folder or file to write; choose a new name")
+    if os.path.lexists(out):
         raise DataError(f"{out} exists already; choose another name, or remove it")
+    if out.suffix.lower() in (".npy", ".npz"):
+        return _prepare_file(data, out, workers, progress)
     aside = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -63,6 +72,45 @@ def prepare(
     return out
 
 
+def _prepare_file(data: Dataset, out: Path, workers: int, progress: Callable[[int], object] | None) -> Path:
+    """Write one .npy or .npz, whole or not at all."""
+    cond = data.batch([0])[1]
+    if cond is not None and (out.suffix.lower() == ".npy" or not isinstance(cond, Tensor)):
+        wanted = "one tensor of conditions" if isinstance(cond, dict) else "none"
+        raise DataError(
+            f"{out}: these data have conditions, and such a file holds {wanted}; write a folder, or "
+            f"{'an .npz, or ' if isinstance(cond, Tensor) else ''}leave them out with cond='none' (--cond none)"
+        )
+    if is_bytes(data) and data.shape[0] not in CHANNELS:
+        raise DataError(f"{out}: images of {data.shape[0]} channels would not be known again as such; write a folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.tmp")
+    folder = out.with_name(f".{out.name}.parts.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        _write(data, folder, workers, progress)
+        _join(folder, aside, out.suffix.lower())
+        sync(aside)
+        os.rename(aside, out)
+    finally:
+        aside.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    sync(out.absolute().parent)
+    return out
+
+
+def _join(folder: Path, file: Path, suffix: str) -> None:
+    """The arrays of a prepared folder as one file; an .npz without compression, so that it can be memory-mapped."""
+    arrays = sorted(folder.glob("*.npy"))
+    if suffix == ".npy":
+        os.rename(arrays[0], file)
+        return
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for array in arrays:
+            archive.write(array, array.name)
+
+
 def prepared(folder: Path, *, cond: str | None = None) -> Tensors:
     """The data set that `prepare` wrote, on disk and memory-mapped; cond="none" leaves the conditions out.
 
@@ -73,10 +121,11 @@ def prepared(folder: Path, *, cond: str | None = None) -> Tensors:
         image, file = bool(header["image"]), str(header["x"])
         x = np.load(folder / file, mmap_mode="r", allow_pickle=False)
         tree = _loaded(header["cond"], folder)
-        names = header["class_names"]
+        classes, names = header.get("classes"), _names(header["class_names"])
+        if not isinstance(classes, int | None):
+            raise ValueError(f"the number of classes is {classes!r}")
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder}: is damaged ({error}); prepare it again") from error
-    classes = header.get("classes")
+        raise DataError(f"{folder}: is damaged ({type(error).__name__}: {error}); prepare it again") from error
     if cond is not None:
         chosen = _selected(tree, names, cond, len(x), folder)
         tree, classes, names = chosen.cond, chosen.classes, chosen.class_names
@@ -169,6 +218,12 @@ def _read_header(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: is no header that this version reads ({error}); prepare the data again") from error
     return dict(header)
+
+
+def _names(found: Any) -> list[str] | None:
+    if found is not None and not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
+        raise ValueError(f"the names of classes are {found!r}")
+    return found
 
 
 def _loaded(tree: Any, folder: Path) -> Any:

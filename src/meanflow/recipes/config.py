@@ -96,7 +96,13 @@ class Recipe:
 
 
 def build(recipe: Recipe, data: Dataset) -> Objective:
-    """The objective around a new network for these data, initialised from the recipe's seed."""
+    """The objective around a new network for these data, initialised from the recipe's seed.
+
+    Raises ValueError with an estimate where that cannot fit into memory.
+    """
+    from .room import check_room  # here, because it needs the settings above
+
+    check_room(recipe, data)
     torch.manual_seed(recipe.training.seed)
     net = build_net(recipe.net, data, recipe.training.augment == "edm")
     return build_objective(_for_data(recipe.objective, data), net)

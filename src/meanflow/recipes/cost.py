@@ -99,7 +99,7 @@ def cost(recipe: Recipe, shape: tuple[int, ...], classes: int | None) -> Cost:
     nothing. A DiT is counted without blocks and with one, and continued to its depth: exact for parameters and FLOPs,
     within a hundredth for the bytes.
     """
-    net, samples = _spelled_out(recipe.net), _Samples(shape, classes, recipe.training.augment == "edm")
+    net, samples = spelled_out(recipe.net), _Samples(shape, classes, recipe.training.augment == "edm")
     objective = _what_costs(recipe.objective)
     if net.kind != "dit":
         return _counted(net, objective, samples)
@@ -185,7 +185,7 @@ def _drawn(objective: Objective, t: Tensor, labelled: bool) -> tuple[Pairs, Tens
     return pairs, torch.zeros(rows, dtype=torch.bool), round(rows * guidance.drop)
 
 
-def _spelled_out(net: NetSettings) -> NetSettings:
+def spelled_out(net: NetSettings) -> NetSettings:
     """A published size as its patch, width, depth and heads."""
     name, _, patch = (net.size or "").partition("/")
     if net.kind != "dit" or name not in SIZES:

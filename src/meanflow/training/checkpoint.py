@@ -77,8 +77,8 @@ def _prune(folder: Path, newest: str, keep: int) -> None:
     not take the place of a whole one.
     """
     found = checkpoints(folder)
-    stale = [path for path in found if path.name > newest]
-    old = [path for path in found if path.name <= newest][:-keep]
+    stale = [path for path in found if int(path.name) > int(newest)]
+    old = [path for path in found if int(path.name) <= int(newest)][:-keep]
     for path in stale + [path for path in old if not _is_milestone(path)]:
         # Out of sight first: a half-deleted one, left by a kill, would look like a damaged checkpoint.
         aside = folder / f".{path.name}.tmp"
@@ -101,8 +101,13 @@ def forget_unfinished(folder: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("*") if not p.name.startswith(".") and p.is_dir())
+    """Whole checkpoints, oldest first; folders of other names, such as a user's own copies, are none."""
+    found = [path for path in folder.glob("*") if _is_number(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -114,7 +119,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         if state.get("checksum", _sum_of(state)) != _sum_of(state):
             raise ValueError("its checksum is not the one written when it was saved")
         return state
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{checkpoint / STATE} cannot be read: {error}") from error
 
 

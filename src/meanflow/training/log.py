@@ -67,7 +67,8 @@ class Log:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.close()
+        with suppress(OSError):
+            self.bar.close()
         for logger in self.loggers:
             with suppress(OSError):  # the disk may be full: what is being raised says more
                 logger.close()
@@ -79,7 +80,8 @@ class Log:
     def step(self, step: int, parts: dict[str, Tensor], lr: float, bad: Tensor) -> None:
         """Take in the parts of step number `step` (from 1); bad: whether the step was left out (0-dim)."""
         self.sums.add(parts, bad)
-        self.bar.update(min(self.settings.batch, self.settings.images - self.bar.n))
+        with suppress(OSError):
+            self.bar.update(min(self.settings.batch, self.settings.images - self.bar.n))
         if self.settings.due(step, self.settings.log_every):
             self._write(step, lr)
 
@@ -96,7 +98,8 @@ class Log:
             varying |= self.yardstick.values(speed, self.world.size)
             record = {"step": step, "images": images, **rounded, "lr": lr, "skipped": skipped, **varying}
             self._keep(record)
-            self._show(images, means, speed, skipped)
+            with suppress(OSError):  # the terminal may be gone; the training is not
+                self._show(images, means, speed, skipped)
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(

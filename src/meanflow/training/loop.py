@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..data import Dataset, EDMAugment, batches, check_scale, open_data
 from ..data.prefetch import Batch, numbers
 from ..objectives import Objective, check_network
 from .blocks import recomputing
-from .checkpoint import forget_unfinished, write_text
+from .checkpoint import CheckpointError, forget_unfinished, write_text
 from .diagnosis import diagnose
 from .ema import EMA
 from .grids import save_grid
@@ -26,7 +26,7 @@ from .log import Log
 from .loggers import check_loggers
 from .parallel import World, joined, rows_of, wrap
 from .previews import decoder
-from .run import describe, locked, open_run, pick_device
+from .run import describe, opened, pick_device
 from .saving import Saver
 from .settings import Training, settings
 from .signals import StopSignal
@@ -34,8 +34,9 @@ from .speed import Yardstick
 from .state import State, is_milestone, own_metrics, resume, snapshot, write
 from .step import Stepper, to_device
 
-# What the processes agree on before every step; the largest counts. Between DONE and DATA: the number of a signal.
-GO, DONE, DATA, FAILED, NOT_FINITE = 0, 1, 100, 101, 102
+# What the processes agree on before every step; the largest counts. Between GO and DONE: the number of a signal.
+# BROKEN: something beside the training went wrong, and the state is worth saving; FAILED: not so.
+GO, DONE, BROKEN, FAILED, NOT_FINITE = 0, 99, 100, 101, 102
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,7 @@ def fit(
         world.together(lambda: _check(objective, dataset, device, s.augment))
         _prepare(objective, s, world)
         config = describe(objective, dataset, s)
-        folder = world.once(lambda: open_run(Path(out), config))
-        world.together(lambda: held.enter_context(locked(folder)) if world.first else None)
+        folder = world.once(lambda: held.enter_context(opened(Path(out), config)))
         held.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
         yardstick = Yardstick(objective, dataset, device)
         if s.checkpointing:
@@ -123,7 +123,7 @@ class Loop:
             stop.saving()
             self._leave(verdict)
             stop.saved()
-        stopped = signal.Signals(verdict).name if DONE < verdict < DATA else None
+        stopped = signal.Signals(verdict).name if GO < verdict < DONE else None
         return Run(self.folder, self._images(), stopped)
 
     def _images(self) -> int:
@@ -147,8 +147,7 @@ class Loop:
         return own_metrics(about, self.world)
 
     def _say(self, text: str) -> None:
-        if self.world.first:
-            print(text, file=sys.stderr, flush=True)
+        _say(self.world, text)
 
     def _stream(self, step: int | None = None) -> Generator[Batch, None, None]:
         """This process's micro-batches from a step on: of each micro-batch of all, the rows that belong to its rank."""
@@ -161,14 +160,14 @@ class Loop:
         self._attempt(self.saver.check)
         verdict = int(stop.received or GO)
         if self.trouble is not None:
-            verdict = FAILED
+            verdict = FAILED if isinstance(self.trouble, CheckpointError | FloatingPointError) else BROKEN
         elif self.stepper.streak.known() >= self.settings.skip_limit:
             verdict = NOT_FINITE
         elif self.state.step >= self.settings.steps:
             verdict = DONE
         elif verdict == GO:
             self._attempt(lambda: self._fetch(stream))
-            verdict = GO if self.trouble is None else DATA
+            verdict = GO if self.trouble is None else BROKEN
         return self.world.agree(verdict)
 
     def _fetch(self, stream: Iterator[Batch]) -> None:
@@ -187,12 +186,17 @@ class Loop:
         if s.due(state.step, s.save_every) or is_milestone(state.step, s):
             self._attempt(self._save)
 
-    def _attempt(self, duty: Callable[[], object]) -> None:
-        """Do it; what goes wrong becomes the verdict of the next agreement, so that no other process waits in vain."""
+    def _attempt(self, duty: Callable[[], object]) -> bool:
+        """Do it and say whether it went well.
+
+        What goes wrong becomes the verdict of the next agreement, so that no other process waits in vain.
+        """
         try:
             duty()
         except Exception as error:  # raised again in `_leave`, by all processes
             self.trouble = self.trouble or error
+            return False
+        return True
 
     def _grid(self) -> None:
         images = self.state.step * self.settings.batch
@@ -206,12 +210,13 @@ class Loop:
 
     def _leave(self, verdict: int) -> None:
         """Save what is not saved yet, let the saver end, and raise on all processes what went wrong in one."""
+        whole = True
         if verdict == NOT_FINITE:
             self._attempt(self._stop_with_diagnosis)
         elif verdict != FAILED and self.state.step > self.saved:
-            self._attempt(self._save)
-        self._attempt(self.saver.wait)
-        if verdict == DATA:
+            whole = self._attempt(self._save)
+        whole = self._attempt(self.saver.wait) and whole
+        if verdict == BROKEN and whole:
             self._say(f"note: the state after {self._images():,} images is saved; the same command goes on from there")
         self.world.raise_any(self.trouble)
 
@@ -262,8 +267,14 @@ def _prepare(objective: Objective, s: Training, world: World) -> None:
         )
     if objective.weighting.p == 1:
         notes.append("with p = 1 the weighted loss is about 1 by construction; watch mse_v (r = t rows) and mse_u")
-    for note in notes if world.first else []:
-        print(f"note: {note}", file=sys.stderr)
+    for note in notes:
+        _say(world, f"note: {note}")
+
+
+def _say(world: World, text: str) -> None:
+    if world.first:
+        with suppress(OSError):  # the terminal may be gone; the training is not
+            print(text, file=sys.stderr, flush=True)
 
 
 def _check(objective: Objective, data: Dataset, device: torch.device, augment: str) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
@@ -82,10 +82,36 @@ def open_run(folder: Path, config: dict[str, Any]) -> Path:
 
     Raises ValueError saying what differs when it holds another, and OSError where it cannot be written to.
     """
-    try:
+    with _unwritable_explained(folder):
         return _open_run(folder, config)
+
+
+@contextmanager
+def opened(folder: Path, config: dict[str, Any]) -> Iterator[Path]:
+    """The folder of a run as of open_run, held for this process as of locked.
+
+    Locked before anything is written, so that of two processes that begin at once one is refused and changes nothing.
+    """
+    with ExitStack() as held:
+        with _unwritable_explained(folder):
+            if (folder / "config.json").exists() or not folder.exists() or _is_empty(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(folder))
+            _open_run(folder, config)
+        yield folder
+
+
+@contextmanager
+def _unwritable_explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OSError(f"cannot write to the run folder {folder}: {error}; choose another output folder") from error
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing that is visible."""
+    return folder.is_dir() and not any(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 @contextmanager
@@ -147,7 +173,7 @@ def _open_run(folder: Path, config: dict[str, Any]) -> Path:
                 f"{folder} has already seen {done[-1]:,} images, {config['training']['images']:,} were asked for; "
                 "choose another output folder for a shorter run"
             )
-    elif any(p for p in folder.iterdir() if not p.name.startswith(".")):
+    elif not _is_empty(folder):
         raise ValueError(f"{folder} is not empty and holds no run (no config.json); choose another output folder")
     write_text(file, json.dumps(config, indent=1))
     write_text(folder / "environment.json", json.dumps(_environment(), indent=1))
@@ -177,7 +203,35 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is damaged: it holds no settings")
     if config.get("format") != FORMAT:
         raise ValueError(f"{file} has format {config.get('format')}, this version of meanflow reads {FORMAT}")
+    _check_config(config, file)
     return config
+
+
+def _check_config(config: dict[str, Any], file: Path) -> None:
+    """ValueError naming the first part that is missing or of another kind than any run has written."""
+    try:
+        net, objective, data, training = (config[name] for name in ("net", "objective", "data", "training"))
+        guidance = objective["arguments"].get("guidance")
+        wanted = {
+            "net": isinstance(net["type"], str) and isinstance(net.get("arguments", {}), dict),
+            "objective": isinstance(objective["type"], str),
+            "guidance": guidance is None or _is_guidance(guidance),
+            "data": isinstance(data, dict) and isinstance(data.get("latents"), dict | None),
+            "training.ema": bool(training["ema"]) and all(isinstance(d, float) for d in training["ema"]),
+            "training": all(isinstance(training[name], int) and training[name] > 0 for name in ("images", "batch")),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is damaged: {type(error).__name__} {error}; it is not what a run has written"
+        ) from error
+    bad = [name for name, right in wanted.items() if not right]
+    if bad:
+        raise ValueError(f"{file} is damaged: {', '.join(bad)} is not what a run has written")
+
+
+def _is_guidance(saved: dict[str, Any]) -> bool:
+    numbers = [saved[name] for name in ("scale", "mix", "drop")] + list(saved["interval"])
+    return all(isinstance(n, int | float) for n in numbers) and len(numbers) == 5
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -261,7 +315,30 @@ def built(config: dict[str, Any]) -> nn.Module:
     saved = config["net"]
     if "arguments" not in saved:
         raise ValueError(f"this run was trained with your own network {saved['type']}; pass an instance as net=")
-    return build(saved["type"], saved["arguments"])
+    try:
+        _check_size(saved)
+        return build(saved["type"], saved["arguments"])
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError, OverflowError, RuntimeError) as error:
+        raise ValueError(
+            f"no {saved['type']} can be built from the arguments in config.json ({type(error).__name__}: {error}); it "
+            "is damaged, or of another version of meanflow"
+        ) from error
+
+
+def _check_size(saved: dict[str, Any]) -> None:
+    """ValueError where the arguments make another number of parameters than recorded, before any memory is taken."""
+    recorded, arguments = int(saved["parameters"]), saved["arguments"]
+    # No number that a network is built from exceeds that of its weights, so a damaged one is found without building.
+    numbers = [n for value in arguments.values() for n in (value if isinstance(value, list) else [value])]
+    largest = max((n for n in numbers if isinstance(n, int)), default=0)
+    if largest <= max(recorded, 4096):
+        with torch.device("meta"):
+            made = sum(p.numel() for p in build(saved["type"], arguments).parameters())
+        if made == recorded:
+            return
+    raise ValueError(
+        f"config.json is damaged: its {saved['type']} does not have the {recorded:,} parameters that are recorded in it"
+    )
 
 
 def _decay(config: dict[str, Any], wanted: float | None) -> float:

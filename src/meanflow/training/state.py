@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..objectives import Objective
 from . import checkpoint
-from .checkpoint import Files
+from .checkpoint import CheckpointError, Files
 from .ema import EMA
 from .parallel import World, full, like_shards, local
 from .run import TRAINING, WEIGHTS, ema_file
 from .settings import Training
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 @dataclass
@@ -71,6 +75,25 @@ def is_milestone(step: int, s: Training) -> bool:
     return every is not None and step * s.batch // every > (step - 1) * s.batch // every
 
 
+def _explained(function: Callable[P, T]) -> Callable[P, T]:
+    """Turn what a checkpoint of unfitting contents leads to into a CheckpointError."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+            raise CheckpointError(
+                f"the newest checkpoint is whole but does not fit this run ({type(error).__name__}: {error}); it may "
+                "be of another version of meanflow. Move it away to go on from the one before, or choose another folder"
+            ) from error
+
+    return call
+
+
+@_explained
 def resume(folder: Path, state: State, world: World) -> dict[str, Any] | None:
     """Restore the newest whole checkpoint and return its JSON part.
 
@@ -108,9 +131,21 @@ def _load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) 
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, value in moments.items():
         index, name = key.split(".", 1)
+        if value.ndim and value.shape != parameters[int(index)].shape:
+            raise ValueError(f"{key} of shape {list(value.shape)} for {list(parameters[int(index)].shape)}")
         shaped = like_shards(value, parameters[int(index)]) if value.ndim else value
         state["state"].setdefault(int(index), {})[name] = shaped
     optimizer.load_state_dict(state)
+
+
+def _is_gathered(value: Any) -> bool:
+    """Whether this is what Log.carried returns."""
+    groups = value.get("groups") if isinstance(value, dict) else None
+    if not isinstance(groups, list) or not isinstance(value.get("skipped"), int):
+        return False
+    return all(
+        isinstance(g, list) and len(g) == 3 and isinstance(g[0], list) and isinstance(g[1], list) for g in groups
+    )
 
 
 def own_metrics(about: dict[str, Any], world: World) -> dict[str, Any] | None:
@@ -119,7 +154,9 @@ def own_metrics(about: dict[str, Any], world: World) -> dict[str, Any] | None:
     With another number of processes than before the first takes all and the rest nothing.
     """
     gathered: list[dict[str, Any]] = about["metrics"]
-    if not isinstance(gathered, list):  # written before there were several processes; costs one line of metrics
+    if (
+        not isinstance(gathered, list) or not all(map(_is_gathered, gathered)) or not gathered
+    ):  # written before there were several processes; costs one line of metrics
         return None
     if len(gathered) == world.size:
         return gathered[world.rank]
