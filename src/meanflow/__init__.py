@@ -20,6 +20,7 @@ from .core import (
     sample,
 )
 from .doctor import doctor
+from .export import export
 from .objectives import FlowMatching, MeanFlow
 from .training import Training, fit, load
 
@@ -41,6 +42,7 @@ __all__ = [
     "data",
     "doctor",
     "evaluation",
+    "export",
     "fit",
     "integrate",
     "jump",

@@ -21,6 +21,8 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow prepare my-folder/ fast/          write data once as arrays that are read many times faster
   meanflow status runs/digits                where a run stands, in one screen
   meanflow sample runs/digits --classes 3,7  draw samples, one network call each
+  meanflow export runs/digits digits.onnx    one file that runs anywhere; or .pt2
+  meanflow page runs/digits page/            a web page that draws samples in the visitor's browser
   meanflow evaluate runs/digits              say in numbers how good they are
   meanflow bench step | sample               the price of a training step, the speed of sampling
   meanflow doctor net.py:build               examine your own network before training it
@@ -38,6 +40,8 @@ COMMANDS = (
     "prepare",
     "encode",
     "sample",
+    "export",
+    "page",
     "evaluate",
     "ablate",
     "recipes",
