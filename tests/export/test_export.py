@@ -1,7 +1,5 @@
 """Exported files compute what torch computes, or are not written."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -31,7 +29,14 @@ def shaken(net):
 
 def a_run(folder, net, cond, guidance=None):
     x = torch.rand(16, *net.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    mf.fit(mf.MeanFlow(shaken(net), guidance=guidance), (x, cond) if cond is not None else x, out=folder, images=8, batch=8, lr=1e-5)
+    mf.fit(
+        mf.MeanFlow(shaken(net), guidance=guidance),
+        (x, cond) if cond is not None else x,
+        out=folder,
+        images=8,
+        batch=8,
+        lr=1e-5,
+    )
     return folder
 
 
@@ -133,7 +138,6 @@ def test_a_sabotaged_onnx_file_is_refused_with_its_node(sampler, tmp_path):
 
 def test_a_sabotaged_pt2_file_is_refused_with_its_node(sampler, tmp_path):
     program, module, draw = sampler
-    other, _, _ = sampler
     path = tmp_path / "x.pt2"
     wrong = torch.export.export(module, tuple(draw(3).values()))
     with torch.no_grad():
@@ -152,7 +156,9 @@ def test_latents_come_out_as_bytes_by_the_command(tmp_path, monkeypatch, capsys)
     kl_vae(tmp_path / "vae")
     net = ["--net.width", "16", "--net.depth", "1", "--net.heads", "2", "--net.patch", "4"]
     assert main(["encode", "pets", "latents", "--vae", "vae", "--size", "16", "--scale", "measured"]) == 0
-    assert main(["train", "latents", *net, "--images", "16", "--batch", "16", "--recipe", "dit-tiny", "--out", "run"]) == 0
+    assert (
+        main(["train", "latents", *net, "--images", "16", "--batch", "16", "--recipe", "dit-tiny", "--out", "run"]) == 0
+    )
     assert main(["export", "run", "a.onnx", "--decode", "--uint8"]) == 0
     about = read_about("a.onnx")
     assert about["output"] == {"name": "samples", "shape": [3, 16, 16], "type": "uint8"}
@@ -190,4 +196,3 @@ def test_a_file_of_others_is_said_to_be_none_of_ours(tmp_path):
     onnx.save(onnx.helper.make_model(graph), tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="no description by meanflow"):
         read_about(tmp_path / "x.onnx")
-    assert json.dumps({})

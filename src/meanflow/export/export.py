@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.sampling import GuidedField, _schedule
-from ..data import VAE, LatentContract
+from ..data import VAE, Dataset, LatentContract, open_data
 from ..training import load
 from ..training.run import read_config
 from .files import Draw, write
@@ -143,7 +143,7 @@ def _subject(
         "run": Path(run).resolve().name,
         "shape": list(loaded.shape),  # type: ignore[arg-type]
         "classes": null if isinstance(null, int) else None,
-        "class_names": list(class_names) if class_names else None,
+        "class_names": _names(config, class_names),
         "weights": weights,
         "licence": licence,
         "recipe": {"net": config["net"], "objective": config["objective"]},
@@ -153,6 +153,23 @@ def _subject(
     net = guided if isinstance(guidance, float | int) and guidance != 1 else loaded
     wrapped = _half(net, null) if weights == "fp16" else net
     return _Subject(wrapped, example, about)
+
+
+def data_of(config: dict[str, Any]) -> Dataset | None:
+    """The data of a run where its config.json says that they are, if they can be opened."""
+    source = config["data"].get("source")
+    name = str(source).partition(":")[0] if source else ""
+    try:
+        return open_data(name) if name == "digits" or (name and Path(name).exists()) else None
+    except (ValueError, OSError):
+        return None
+
+
+def _names(config: dict[str, Any], given: Sequence[str] | None) -> list[str] | None:
+    if given is None and config["data"].get("classes"):
+        data = data_of(config)
+        given = data.class_names if data is not None else None
+    return list(given) if given else None
 
 
 def _half(net: nn.Module, null: Any) -> nn.Module:
@@ -228,7 +245,10 @@ def _about(subject: _Subject, kind: str, draw: Draw, **more: Any) -> dict[str, A
     from .. import __version__
 
     inputs = {
-        name: {"shape": ["batch", *value.shape[1:]] if value.ndim else [], "type": str(value.dtype).removeprefix("torch.")}
+        name: {
+            "shape": ["batch", *value.shape[1:]] if value.ndim else [],
+            "type": str(value.dtype).removeprefix("torch."),
+        }
         for name, value in draw(1).items()
     }
     return {**subject.about, "kind": kind, "inputs": inputs, "noise": NOISE, "meanflow": __version__, **more}

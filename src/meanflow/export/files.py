@@ -144,7 +144,9 @@ def needed(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ValueError(f"exporting to ONNX needs {name}, which is missing ({error}); pip install 'meanflow[export]'") from error
+        raise ValueError(
+            f"exporting to ONNX needs {name}, which is missing ({error}); pip install 'meanflow[export]'"
+        ) from error
 
 
 @contextmanager

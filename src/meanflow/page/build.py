@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from ..data import DataError, Dataset, open_data
+from ..data import Dataset, open_data
 from ..export import export_decoder, export_field
-from ..export.export import Weights
+from ..export.export import Weights, data_of
 from ..training.run import read_config
 from .runtime import RUNTIME, find_runtime, packed
 
@@ -58,7 +58,7 @@ def page(
     _check_folder(out)
     kinds = ["wasm", *(["webgpu"] if webgpu else [])]
     files = find_runtime(runtime)
-    known = _known_data(config, data)
+    known = open_data(data) if data is not None else data_of(config)
     names = class_names or (known.class_names if known is not None else None)
     aside = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -89,7 +89,9 @@ def _showable(run: Path, config: dict[str, Any]) -> tuple[int, ...]:
         raise ValueError(f"{run} was trained with a network of your own; pages are for the networks of this library")
     picture = len(shape) == 3 and (shape[0] in (1, 3) or config["data"].get("latents"))
     if not picture and shape != (2,):
-        raise ValueError(f"pages show images, latents of images and points of the plane; samples here are {list(shape)}")
+        raise ValueError(
+            f"pages show images, latents of images and points of the plane; samples here are {list(shape)}"
+        )
     return shape
 
 
@@ -97,18 +99,6 @@ def _check_folder(out: Path) -> None:
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file())):
         raise ValueError(f"{out} holds something that is no page; choose another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _known_data(config: dict[str, Any], given: Any) -> Dataset | None:
-    """The data of the run, for class names and points: as given, or where the run says, if they can be opened."""
-    source = config["data"].get("source")
-    if given is not None:
-        return open_data(given)
-    name = str(source).partition(":")[0] if source else ""
-    try:
-        return open_data(name) if name == "digits" or Path(name).exists() and name else None
-    except (DataError, ValueError, OSError):
-        return None
 
 
 def _copy(aside: Path, runtime: Path, kinds: list[str]) -> None:

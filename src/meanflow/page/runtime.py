@@ -26,7 +26,9 @@ RUNTIME = {
     "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
 }
 FILES = tuple(name for kind in RUNTIME.values() for name in kind)
-NOTICE = f"onnxruntime-web {VERSION}, Copyright (c) Microsoft Corporation, MIT licence, github.com/microsoft/onnxruntime\n"
+NOTICE = (
+    f"onnxruntime-web {VERSION}, Copyright (c) Microsoft Corporation, MIT licence, github.com/microsoft/onnxruntime\n"
+)
 
 
 def find_runtime(folder: Path | None = None) -> Path:
@@ -105,7 +107,9 @@ def _from_tarball(file: Path, cache: Path) -> None:
     """Pack the files of an npm package that has the pinned checksum; nothing else of it is unpacked."""
     digest = base64.b64encode(hashlib.sha512(file.read_bytes()).digest()).decode()
     if digest != SHA512:
-        raise RuntimeError(f"{file.name} is not onnxruntime-web {VERSION}: its sha512 is {digest[:16]}..., not the pinned one")
+        raise RuntimeError(
+            f"{file.name} is not onnxruntime-web {VERSION}: its sha512 is {digest[:16]}..., not the pinned one"
+        )
     with tarfile.open(file) as archive:
 
         def read(name: str) -> bytes:
