@@ -5,6 +5,7 @@ import http.server
 import json
 import shutil
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +22,10 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed (pip insta
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install 'meanflow[export]')")
 
 PATIENCE = 120_000  # milliseconds, for machines with much else to do
-PIXELS = "id => { const c = document.getElementById(id); return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data) }"
+PIXELS = """id => {
+    const canvas = document.getElementById(id), pen = canvas.getContext('2d');
+    return Array.from(pen.getImageData(0, 0, canvas.width, canvas.height).data);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +143,11 @@ def test_dragging_changes_the_picture_continuously(browser, pictures, plain_serv
     for i in range(steps + 1):
         across = 0.1 + 0.8 * i / steps
         tab.mouse.move(box["x"] + box["width"] * across, middle)
-        at = f"{(across * 5 - 0.5) / 4:.3f}"[:4]
+        at = f"{(across - 1 / 11) / (1 - 2 / 11):.3f}"[:4]
         tab.wait_for_selector(f'#walked[data-at^="{at}"]')
         walk.append(shown(tab, "walked"))
     tab.mouse.up()
-    small = [np.abs(b - a).mean() for a, b in zip(walk, walk[1:], strict=False)]
+    small = [np.abs(b - a).mean() for a, b in pairwise(walk)]
     whole = np.abs(walk[-1] - walk[0]).mean()
     assert whole > 5 and max(small) < whole / 2 and np.median(small) < whole / 6
     before = tab.get_attribute("#pad", "aria-valuetext")

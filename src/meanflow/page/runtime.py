@@ -88,7 +88,7 @@ def _fetch(aside: Path) -> Path:
         files = list(aside.glob("*.tgz"))
         if done.returncode == 0 and files:
             return files[0]
-    registry = os.environ.get("NPM_CONFIG_REGISTRY") or os.environ.get("npm_config_registry") or PUBLIC
+    registry = os.environ.get("NPM_CONFIG_REGISTRY", PUBLIC)
     file = aside / "package.tgz"
     try:
         with urllib.request.urlopen(

@@ -1,5 +1,7 @@
 // Samples as pixels.
 
+export const SMOOTH = 64; // pixels a side from which pictures are enlarged without visible squares; our choice
+
 // Images [C, H, W] in [-1, 1] as RGBA; `gain` scales values that are not images, such as noise.
 export function pixels(x, [channels, height, width], gain = 1) {
   const image = new ImageData(width, height), area = width * height;
@@ -20,7 +22,7 @@ export function figure(title, shape, name, seconds = true) {
   const ms = document.createElement("span"), save = document.createElement("button");
   [canvas.width, canvas.height] = [shape[2], shape[1]];
   canvas.setAttribute("role", "img");
-  if (shape[1] >= 64) element.classList.add("smooth");
+  if (shape[1] >= SMOOTH) element.classList.add("smooth");
   element.style.setProperty("--ratio", `${shape[2]} / ${shape[1]}`);
   strong.textContent = title;
   ms.className = "ms";

@@ -1,11 +1,13 @@
 // The page for images: draw with 1, 2 and 4 calls, and walk through noise.
 
 import { classes, seed } from "./controls.js";
-import { figure, latest, milliseconds, pixels } from "./drawing.js";
+import { SMOOTH, figure, latest, milliseconds, pixels } from "./drawing.js";
 import { noise, slerp } from "./noise.js";
 
 const CALLS = [1, 2, 4];
 const SIDE = 5; // pictures along a side of the grid; our choice
+const GAP = 1 / 8; // between them, of a picture's side
+const EDGE = 0.5 / (SIDE + (SIDE - 1) * GAP); // from the grid's edge to the middle of the outermost picture, of its side
 const SHADE = 1 / 3; // noise is drawn so that three standard deviations reach black and white
 
 export async function pictures(network) {
@@ -28,15 +30,15 @@ export async function pictures(network) {
   const place = pad(() => rewalk());
 
   async function draw() {
-    const z = noise(read(), network.size);
-    first.show(pixels(z, about.shape, SHADE), `seed ${read()}`, `Noise of seed ${read()}`);
+    const { label } = chosen, number = read(), which = said();
+    const z = noise(number, network.size);
+    first.show(pixels(z, about.shape, SHADE), `seed ${number}`, `Noise of seed ${number}`);
     for (const [i, calls] of CALLS.entries()) {
       const start = performance.now();
-      const x = await network.sample(z, calls, chosen.label);
+      const x = await network.sample(z, calls, label);
       const taken = performance.now() - start;
-      drawn[i].show(pixels(x, shape), milliseconds(taken), `Picture of ${said()}, ${calls} ${calls === 1 ? "call" : "calls"}`);
-      drawn[i].canvas.dataset.ms = String(taken);
-      drawn[i].canvas.dataset.of = `${chosen.label},${read()}`;
+      drawn[i].show(pixels(x, shape), milliseconds(taken), `Picture of ${which}, ${calls} ${calls === 1 ? "call" : "calls"}`);
+      Object.assign(drawn[i].canvas.dataset, { ms: taken, of: `${label},${number}` });
     }
   }
 
@@ -44,26 +46,30 @@ export async function pictures(network) {
   const between = ([a, b, c, d], across, down) => slerp(slerp(a, b, across), slerp(c, d, across), down);
 
   async function step() {
-    const z = between(corners(), place.across, place.down), start = performance.now();
+    const { across, down } = place, z = between(corners(), across, down), start = performance.now();
     const x = await network.sample(z, 1, chosen.label);
     const taken = milliseconds(performance.now() - start);
     source.show(pixels(z, about.shape, SHADE), "interpolated", "Noise at this place of the grid");
     here.show(pixels(x, shape), taken, `Picture at this place of the grid, ${said()}`);
-    here.canvas.dataset.at = `${place.across.toFixed(3)},${place.down.toFixed(3)}`;
+    here.canvas.dataset.at = `${across.toFixed(3)},${down.toFixed(3)}`;
   }
 
   async function map() {
     const canvas = document.getElementById("map"), [, height, width] = shape, edges = corners();
-    [canvas.width, canvas.height] = [width * SIDE, height * SIDE];
+    const of = `${chosen.label},${read()}`, { label } = chosen;
+    const [wide, high] = [width, height].map((side) => side + Math.max(1, Math.round(side * GAP)));
+    [canvas.width, canvas.height] = [wide * (SIDE - 1) + width, high * (SIDE - 1) + height];
+    canvas.classList.toggle("smooth", height >= SMOOTH);
+    document.getElementById("corners").textContent = [0, 1, 2, 3].map((i) => read() + i).join(", ");
     for (let row = 0; row < SIDE; row++) {
       const z = new Float32Array(SIDE * network.size);
       for (let i = 0; i < SIDE; i++) z.set(between(edges, i / (SIDE - 1), row / (SIDE - 1)), i * network.size);
-      const x = await network.sample(z, 1, chosen.label), size = x.length / SIDE;
+      const x = await network.sample(z, 1, label), size = x.length / SIDE;
       for (let i = 0; i < SIDE; i++) {
-        canvas.getContext("2d").putImageData(pixels(x.subarray(i * size, (i + 1) * size), shape), i * width, row * height);
+        canvas.getContext("2d").putImageData(pixels(x.subarray(i * size, (i + 1) * size), shape), i * wide, row * high);
       }
     }
-    canvas.dataset.of = `${chosen.label},${read()}`;
+    canvas.dataset.of = of;
     await rewalk();
   }
 
@@ -79,8 +85,7 @@ function pad(moved) {
   const go = (across, down) => {
     place.across = inside(across);
     place.down = inside(down);
-    // The outermost pictures of the grid have their middles at its corners' middles.
-    const at = (value) => `${100 * (0.5 + value * (SIDE - 1)) / SIDE}%`;
+    const at = (value) => `${100 * (EDGE + value * (1 - 2 * EDGE))}%`;
     knob.style.left = at(place.across);
     knob.style.top = at(place.down);
     const [x, y] = [place.across, place.down].map((value) => Math.round(100 * value));
@@ -90,7 +95,7 @@ function pad(moved) {
   };
   const follow = (event) => {
     const box = element.getBoundingClientRect();
-    const share = (value, start, length) => ((value - start) / length * SIDE - 0.5) / (SIDE - 1);
+    const share = (value, start, length) => ((value - start) / length - EDGE) / (1 - 2 * EDGE);
     go(share(event.clientX, box.left, box.width), share(event.clientY, box.top, box.height));
   };
   element.addEventListener("pointerdown", (event) => { element.setPointerCapture(event.pointerId); follow(event); });
