@@ -64,7 +64,7 @@ def run_onnx(path, **inputs):
     return session.run(None, {name: np.asarray(value) for name, value in inputs.items()})[0]
 
 
-@pytest.mark.parametrize(("name", "steps"), [("dit", 1), ("dit", 4), ("unet", 1), ("unet", 4)])
+@pytest.mark.parametrize(("name", "steps"), [("dit", 4), ("unet", 1)])
 def test_onnx_samples_are_those_of_sample_for_any_batch(runs, tmp_path, name, steps):
     done = export_run(runs[name], tmp_path / "x.onnx", steps=steps)
     net = mf.load(runs[name])
