@@ -141,7 +141,7 @@ def _subject(
     about = {
         "format": 1,
         "run": Path(run).resolve().name,
-        "shape": list(loaded.shape),  # type: ignore[arg-type]
+        "shape": list(getattr(loaded, "shape", None) or config["data"]["shape"]),
         "classes": null if isinstance(null, int) else None,
         "class_names": _names(config, class_names),
         "weights": weights,

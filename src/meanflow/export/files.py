@@ -20,6 +20,7 @@ from .checking import BATCHES, ExportError, Inputs, agree, as_arrays, first_of, 
 
 KEY = "meanflow"  # of the metadata in a file
 PROTOBUF_LIMIT = 2**31  # bytes of one protocol buffer, so of one ONNX file
+FEW = 63  # rows; diffusers makes 64 and more contiguous before it enlarges them (Upsample2D), which changes no value
 EXAMPLE = 3  # rows of the example; 1 would be taken for a constant
 Draw = Callable[[int], Inputs]
 
@@ -30,6 +31,8 @@ def write(out: Path, module: nn.Module, draw: Draw, output: str, about: dict[str
     draw: random inputs by name, in the order of the module's arguments, of so many rows. output: name of the result.
     Written to another name, compared, synced, renamed. Raises ExportError naming the first node that differs.
     """
+    for name in ("onnx", "onnxscript", "onnxruntime") if out.suffix == ".onnx" else ():
+        needed(name)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
     module.eval().requires_grad_(False)
@@ -50,22 +53,27 @@ Verify = Callable[[nn.Module, Iterator[Inputs]], dict[int, float]]
 
 
 def exported(module: nn.Module, example: Inputs) -> ExportedProgram:
-    """The program of a module for any number of rows."""
-    batch = Dim("batch", min=1)
-    shapes = tuple({0: batch} if value.ndim else None for value in example.values())
+    """The program of a module for any number of rows, or for up to FEW where it treats more of them otherwise."""
     try:
-        return torch.export.export(module, tuple(example.values()), dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # torch raises errors of many kinds for what it cannot follow
-        raise ExportError(
-            f"torch.export cannot follow this network: {str(error).strip().splitlines()[0]}. Replace what depends on "
-            "the values of tensors (if, for, .item()) or on the number of rows"
-        ) from error
+        return _traced(module, example, None)
+    except Exception:  # torch raises errors of many kinds for what it cannot follow; the second try tells which
+        try:
+            return _traced(module, example, FEW)
+        except Exception as error:
+            raise ExportError(
+                f"torch.export cannot follow this network: {str(error).strip().splitlines()[0]}. Replace what depends "
+                "on the values of tensors (if, for, .item()) or on the number of rows"
+            ) from error
+
+
+def _traced(module: nn.Module, example: Inputs, most: int | None) -> ExportedProgram:
+    batch = Dim("batch", min=1, max=most)
+    shapes = tuple({0: batch} if value.ndim else None for value in example.values())
+    return torch.export.export(module, tuple(example.values()), dynamic_shapes=shapes, strict=False)
 
 
 def _write_onnx(aside: Path, program: ExportedProgram, draw: Draw, output: str, about: dict[str, Any]) -> Verify:
     onnx = needed("onnx")
-    needed("onnxscript")
-    needed("onnxruntime")
     size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     if size >= PROTOBUF_LIMIT:
         raise ValueError(f"one ONNX file holds at most 2 GiB, these weights have {size:,} bytes; use .pt2, or fp16")

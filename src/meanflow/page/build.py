@@ -19,7 +19,8 @@ from ..export.export import Weights, data_of
 from ..training.run import read_config
 from .runtime import RUNTIME, find_runtime, packed
 
-MARK = "run.json"  # that this folder is a page, and may be replaced by another
+ABOUT = "run.json"
+MARKS = (ABOUT, "main.js", "field.onnx")  # that a folder is a page, and may be replaced by another
 POINTS = 1000  # data points that a page for the plane shows; our choice
 
 
@@ -74,7 +75,7 @@ def page(
             about["decoder"] = {"shape": _decoded_shape(config, shape)}
         if len(shape) == 1:
             about |= _plane(known)
-        (aside / MARK).write_text(json.dumps(about, indent=1), encoding="utf-8")
+        (aside / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
         os.replace(aside, out)
     finally:
@@ -96,9 +97,13 @@ def _showable(run: Path, config: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _check_folder(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file())):
+    if out.exists() and (not out.is_dir() or _holds_others(out)):
         raise ValueError(f"{out} holds something that is no page; choose another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _holds_others(folder: Path) -> bool:
+    return any(folder.iterdir()) and not all((folder / name).is_file() for name in MARKS)
 
 
 def _copy(aside: Path, runtime: Path, kinds: list[str]) -> None:
