@@ -145,8 +145,12 @@ def test_dragging_changes_the_picture_continuously(browser, pictures, plain_serv
         tab.mouse.move(box["x"] + box["width"] * across, middle)
         # the grid's outermost pictures have their middles 1 / 11 from its edge
         wanted = (across - 1 / 11) / (1 - 2 / 11)
-        near = "x => Math.abs(parseFloat(document.getElementById('walked').dataset.at) - x) < 0.01"
-        tab.wait_for_function(near, arg=wanted)
+        for _ in range(600):
+            if abs(float((tab.get_attribute("#walked", "data-at") or "9").split(",")[0]) - wanted) < 0.01:
+                break
+            tab.wait_for_timeout(50)
+        else:
+            pytest.fail(f"the picture at {wanted:.2f} was not drawn within half a minute")
         walk.append(shown(tab, "walked"))
     tab.mouse.up()
     small = [np.abs(b - a).mean() for a, b in pairwise(walk)]
