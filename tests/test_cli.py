@@ -249,10 +249,12 @@ def test_imports_go_one_way():
         "doctor": 4,
         "evaluation": 4,
         "training": 5,
+        "export": 6,
+        "page": 7,
         "recipes": 6,
         "serve": 6,
         "hub": 6,
-        "cli": 7,
+        "cli": 8,
     }
     package = Path(__file__).parents[1] / "src" / "meanflow"
     checked = 0

@@ -21,6 +21,7 @@ from .core import (
     sample,
 )
 from .doctor import doctor
+from .export import export
 from .objectives import FlowMatching, MeanFlow
 from .training import Training, fit, load
 
@@ -42,6 +43,7 @@ __all__ = [
     "data",
     "doctor",
     "evaluation",
+    "export",
     "fit",
     "integrate",
     "jump",

@@ -29,6 +29,8 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow sample runs/digits --classes 3,7  draw samples, one network call each
   meanflow serve runs/digits                 an HTTP service: seeds and labels in, pictures or arrays out
   meanflow push runs/digits me/digits        weights, config and a model card to the Hugging Face hub
+  meanflow export runs/digits digits.onnx    one file that runs anywhere; or .pt2
+  meanflow page runs/digits page/            a web page that draws samples in the visitor's browser
   meanflow evaluate runs/digits              say in numbers how good they are
   meanflow bench step | sample               the price of a training step, the speed of sampling
   meanflow doctor net.py:build               examine your own network before training it
@@ -48,6 +50,8 @@ COMMANDS = (
     "sample",
     "serve",
     "push",
+    "export",
+    "page",
     "evaluate",
     "ablate",
     "recipes",

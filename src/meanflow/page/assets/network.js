@@ -1,0 +1,92 @@
+// The network in this browser: onnxruntime-web on WebGPU where there is one, else WebAssembly.
+
+const RUNTIMES = {
+  webgpu: { code: "ort.webgpu.min.mjs", glue: "ort-wasm-simd-threaded.asyncify.mjs", binary: "ort-wasm-simd-threaded.asyncify.wasm" },
+  wasm: { code: "ort.wasm.min.mjs", glue: "ort-wasm-simd-threaded.mjs", binary: "ort-wasm-simd-threaded.wasm" },
+};
+
+async function bytes(name) {
+  const reply = await fetch(new URL(name, import.meta.url));
+  if (!reply.ok) throw new Error(`${name} could not be loaded (${reply.status})`);
+  return reply;
+}
+
+// The binary, unpacked here: packed it is a quarter, whatever the server can do.
+async function unpacked(name) {
+  const packed = await (await bytes(`runtime/${name}.packed`)).arrayBuffer();
+  const head = new Uint8Array(packed, 0, 2);
+  if (head[0] !== 0x1f || head[1] !== 0x8b) return packed; // a server has unpacked it
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+}
+
+async function runtime(kind) {
+  const files = RUNTIMES[kind];
+  const [ort, binary] = await Promise.all([import(`./runtime/${files.code}`), unpacked(files.binary)]);
+  ort.env.wasm.wasmPaths = { mjs: new URL(`runtime/${files.glue}`, import.meta.url).href };
+  ort.env.wasm.wasmBinary = binary;
+  // Threads need shared memory, which only isolated pages have.
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
+  ort.env.logLevel = "error";
+  return ort;
+}
+
+async function adapter() {
+  try { return Boolean(await navigator.gpu?.requestAdapter()); } catch { return false; }
+}
+
+export class Network {
+  constructor(about, kind, ort, field, decoder) {
+    Object.assign(this, { about, kind, ort, field, decoder, size: about.shape.reduce((a, b) => a * b, 1) });
+  }
+
+  static async load(about) {
+    const wanted = new URLSearchParams(location.search).get("run-on");
+    const gpu = about.runtimes.includes("webgpu") && wanted !== "wasm" && (await adapter());
+    if (!gpu) return Network.on("wasm", about);
+    try { return await Network.on("webgpu", about); } catch (error) {
+      console.warn("WebGPU did not work, so WebAssembly is used:", error);
+      return Network.on("wasm", about);
+    }
+  }
+
+  static async on(kind, about) {
+    const models = ["field.onnx", ...(about.decoder ? ["decoder.onnx"] : [])].map(async (name) => (await bytes(name)).arrayBuffer());
+    const [ort, ...files] = await Promise.all([runtime(kind), ...models]);
+    const sessions = [];
+    for (const file of files) sessions.push(await ort.InferenceSession.create(file, { executionProviders: [kind] }));
+    return new Network(about, kind, ort, ...sessions);
+  }
+
+  // u(z, r, t) for rows of z, one after the other in a Float32Array; t and r are numbers for all rows.
+  async u(z, t, r, label) {
+    const rows = z.length / this.size, ort = this.ort;
+    const inputs = {
+      z: new ort.Tensor("float32", z, [rows, ...this.about.shape]),
+      t: new ort.Tensor("float32", new Float32Array(rows).fill(t), [rows]),
+      r: new ort.Tensor("float32", new Float32Array(rows).fill(r), [rows]),
+    };
+    if (this.about.classes !== null) {
+      inputs.labels = new ort.Tensor("int64", new BigInt64Array(rows).fill(BigInt(label)), [rows]);
+    }
+    return (await this.field.run(inputs)).u.getData();
+  }
+
+  // z_r = z_t - (t - r) u(z_t, r, t), arXiv:2505.13447 eq. 12
+  async jump(z, t, r, label) {
+    const u = await this.u(z, t, r, label);
+    return z.map((value, i) => value - Math.fround((t - r) * u[i]));
+  }
+
+  // Samples from noise in so many calls at equal intervals, decoded where they are latents.
+  async sample(noise, calls, label) {
+    let z = noise;
+    for (let i = calls; i > 0; i--) z = await this.jump(z, i / calls, (i - 1) / calls, label);
+    return this.decoder ? this.decode(z) : z;
+  }
+
+  async decode(latents) {
+    const rows = latents.length / this.size;
+    const input = new this.ort.Tensor("float32", latents, [rows, ...this.about.shape]);
+    return (await this.decoder.run({ latents: input })).images.getData();
+  }
+}
