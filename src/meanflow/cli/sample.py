@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.sampling import noise_from_seeds, sample
 from ..data import LatentContract, decode_as_configured, load_vae
 from ..evaluation.pictures import drawable, picture, save_picture, single
+from ..own import blamed, named
 from ..training import load
 from ..training.parallel import World, joined
 from ..training.run import pick_device
@@ -46,6 +47,8 @@ class Sample:
     """Guidance scale at sampling time, for runs that were trained without guidance inside."""
     out: Path = Path("samples.png")
     """grid.png for one picture, name.npz for arrays (of a latent run: latents), or a folder for single PNGs."""
+    net: str | None = None
+    """PATH.py:NAME or module:NAME of the network, for runs that were trained with your own; executes that file."""
     ema: float | None = None
     """Decay of the averaged weights to use; the run's first by default."""
     raw: bool = False
@@ -65,13 +68,13 @@ def run(words: list[str]) -> int:
     """Draw samples from a run."""
     s = parse(Sample, words, "sample")
     at_least_one(batch=s.batch)
-    with joined(TIMEOUT) as world:
+    with joined(TIMEOUT) as world, blamed([named(s.net).path] if s.net else []):
         return _draw(s, words, world)
 
 
 def _draw(s: Sample, words: list[str], world: World) -> int:
     device = pick_device(s.device)
-    net = load(s.run, ema=s.ema, raw=s.raw, device=device)
+    net = load(s.run, ema=s.ema, raw=s.raw, net=s.net, device=device)
     decode = world.together(lambda: _decoder(s, net.latents, device) if world.first else None)  # type: ignore[arg-type]
     shape, classes = tuple(net.shape), net.null if isinstance(net.null, int) else None  # type: ignore[arg-type]
     chosen = _chosen_classes(s.classes, classes)

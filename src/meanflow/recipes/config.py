@@ -20,6 +20,7 @@ from ..nets import MLP, DiT, UNet
 from ..nets.layers import Conditioning
 from ..objectives import FlowMatching, MeanFlow, Objective
 from ..objectives.base import Precision
+from ..own import named, network
 from ..training import Training
 
 
@@ -95,10 +96,14 @@ class Recipe:
     training: Annotated[Training, arg(name="")] = field(default_factory=Training)
 
 
-def build(recipe: Recipe, data: Dataset) -> Objective:
-    """The objective around a new network for these data, initialised from the recipe's seed."""
+def build(recipe: Recipe, data: Dataset, own: str | None = None) -> Objective:
+    """The objective around a new network for these data, initialised from the recipe's seed.
+
+    own: the network of the user's that PATH.py:NAME or module:NAME means, instead of the recipe's.
+    """
     torch.manual_seed(recipe.training.seed)
-    net = build_net(recipe.net, data, recipe.training.augment == "edm")
+    told = recipe.training.augment == "edm"
+    net = build_net(recipe.net, data, told) if own is None else build_own(own, data, told)
     return build_objective(_for_data(recipe.objective, data), net)
 
 
@@ -130,6 +135,12 @@ def build_net(s: NetSettings, data: Dataset, told: bool = False) -> nn.Module:
         return DiT.of_size(s.size, shape, **options)  # type: ignore[arg-type]
     patch = s.patch or (_patch(shape[1], shape[2]) if len(shape) == 3 else 1)
     return DiT(shape, patch=patch, width=s.width, depth=s.depth, heads=s.heads, **options)  # type: ignore[arg-type]
+
+
+def build_own(target: str, data: Dataset, told: bool = False) -> nn.Module:
+    """The user's own network, which may ask for the shape and the classes of the data by name."""
+    offered = {"shape": tuple(data.shape), "classes": data.classes}
+    return network(named(target), offered | ({"augment_features": EDMAugment().features} if told else {}))
 
 
 def build_objective(s: ObjectiveSettings, net: nn.Module) -> Objective:

@@ -53,12 +53,14 @@ def fit(
     *,
     out: str | Path,
     training: Training | None = None,
+    code: dict[str, dict[str, str]] | None = None,
     **options: Any,
 ) -> Run:
     """Train an objective on data and keep everything in the folder `out`; the same call again resumes.
 
     data: a Dataset, a tensor, a pair (x, cond), or what open_data takes. training, options: see Training,
-    e.g. images=400_000, batch=128, lr=1e-3. Started by torchrun, all its processes share every batch.
+    e.g. images=400_000, batch=128, lr=1e-3. code: records of where network and data of the user's
+    own come from; by default of the class of a network that is not of this library. Started by torchrun, all its processes share every batch.
     Raises ValueError before anything is written when network, data or settings do not fit, and when `out`
     holds another run; FloatingPointError when too many steps in a row are not finite; CheckpointError when
     saving fails.
@@ -71,7 +73,7 @@ def fit(
         objective.to(device).train()
         world.together(lambda: _check(objective, dataset, device, s.augment))
         _prepare(objective, s, world)
-        config = describe(objective, dataset, s)
+        config = describe(objective, dataset, s, code)
         folder = world.once(lambda: open_run(Path(out), config))
         world.together(lambda: held.enter_context(locked(folder)) if world.first else None)
         held.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))

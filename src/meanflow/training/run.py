@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.guidance import Guidance
 from ..core.sampling import EulerField
 from ..data import Dataset, LatentContract
-from ..nets import build
+from ..nets import NETS, build
 from ..objectives import Objective
 from ..objectives.base import plain
+from ..own import code_of, named, network
 from . import checkpoint
 from .checkpoint import CheckpointError, write_text
 from .parallel import local_rank
@@ -35,9 +36,13 @@ TRAINING = "training.safetensors"
 LOCK = ".lock"
 
 
-def describe(objective: Objective, data: Dataset, settings: Training) -> dict[str, Any]:
-    """Everything that decides what a run computes, JSON-able."""
+def describe(
+    objective: Objective, data: Dataset, settings: Training, code: dict[str, dict[str, str]] | None = None
+) -> dict[str, Any]:
+    """Everything that decides what a run computes, JSON-able; code: records of the user's own, as of `fit`."""
     net = objective.net
+    if code is None and type(net) not in NETS.values() and (found := code_of(type(net))):
+        code = {"net": found}
     arguments = getattr(net, "arguments", None)
     shapes = {name: list(value.shape) for name, value in net.state_dict().items()}
     return {
@@ -50,6 +55,7 @@ def describe(objective: Objective, data: Dataset, settings: Training) -> dict[st
         "objective": {"type": type(objective).__name__, "arguments": objective.arguments()},
         "data": data.description(),
         "training": plain(settings),
+        **({"code": code} if code else {}),
     }
 
 
@@ -130,7 +136,8 @@ def _open_run(folder: Path, config: dict[str, Any]) -> Path:
     config = json.loads(json.dumps(config))
     if file.exists():
         _check_vae(folder, read_config(folder)["data"].get("latents"), config["data"].get("latents"))
-        differ = differences(read_config(folder), config)
+        old = read_config(folder)
+        differ = differences({**old, "code": None}, {**config, "code": None})
         if differ:
             raise ValueError(
                 f"{folder} holds another run; it differs in\n  " + "\n  ".join(differ) + "\n"
@@ -142,6 +149,7 @@ def _open_run(folder: Path, config: dict[str, Any]) -> Path:
                 f"{folder} has already seen {done[-1]:,} images, {config['training']['images']:,} were asked for; "
                 "choose another output folder for a shorter run"
             )
+        _compare_code(folder, old.get("code") or {}, config.get("code") or {})
     elif any(p for p in folder.iterdir() if not p.name.startswith(".")):
         raise ValueError(f"{folder} is not empty and holds no run (no config.json); choose another output folder")
     write_text(file, json.dumps(config, indent=1))
@@ -157,6 +165,28 @@ def _check_vae(folder: Path, old: dict[str, Any] | None, new: dict[str, Any] | N
             f"{folder} was trained on latents of the VAE {before}, these are latents of {now}: to the network they are "
             "other data. Choose another output folder, or encode the images with the first"
         )
+
+
+def _compare_code(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Warn where the user's own code has changed since the run began, and keep the checksums that it had."""
+    for what, record in new.items():
+        was = old.get(what)
+        if not was:
+            continue
+        record["before"] = list(was.get("before", []))
+        if was["sha256"] != record["sha256"]:
+            record["before"].append(was["sha256"])
+            warn_of_change(folder, what, was, record)
+
+
+def warn_of_change(folder: Path, what: str, was: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say that the code of network or data is no longer the one that a run was trained with."""
+    warnings.warn(
+        f"the code of the {what}, {now['name']} in {now['path']}, is not the one that {folder} was trained with "
+        f"({was['name']} in {was['path']}, sha256 {was['sha256'][:12]}, now {now['sha256'][:12]}); what it computes "
+        "may have changed",
+        stacklevel=4,
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -206,13 +236,14 @@ def load(
     *,
     ema: float | None = None,
     raw: bool = False,
-    net: nn.Module | None = None,
+    net: nn.Module | str | None = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
     """The trained network of a run, in eval mode, with averaged weights; call it with net(z, t=, r=, cond=).
 
     ema: which average, by decay; None takes the run's first. raw: the weights without averaging. net: an
-    instance of your own class, where the run was trained with one. The result carries `shape`, `null`,
+    instance of your own class, where the run was trained with one, or PATH.py:NAME or module:NAME of it, which executes
+    that file; nothing of the user's is executed otherwise. The result carries `shape`, `null`,
     `guidance`, `dropped` (the share of rows trained without condition) and `latents` (the contract by which samples
     are decoded, None for a run that was not trained on latents); a flow-matching run comes as a field for Euler steps.
     A damaged newest checkpoint is warned of and the one before is taken. Raises CheckpointError when none is whole.
@@ -223,14 +254,17 @@ def load(
     path = checkpoint.newest_whole(folder / "checkpoints", [file])
     if path is None:
         raise CheckpointError(f"{folder} has no checkpoint yet; train it first")
-    net = net or built(config)
-    net.load_state_dict({k.removeprefix("net."): v for k, v in checkpoint.read(path, file).items()})
+    net = _own(folder, config, net) if isinstance(net, str) else net or built(config)
+    _fill(net, {k.removeprefix("net."): v for k, v in checkpoint.read(path, file).items()}, folder)
     net.to(device).eval().requires_grad_(False)
     arguments = config["objective"]["arguments"]
     trained = arguments.get("guidance")
     net.guidance = _guidance(trained) if trained else None  # type: ignore[assignment]
     latents = config["data"].get("latents")
     net.latents = LatentContract.from_dict(latents) if latents else None  # type: ignore[assignment]
+    for name, value in (("shape", tuple(config["data"].get("shape") or ()) or None), ("null", None)):
+        if not hasattr(net, name):
+            setattr(net, name, value)
     net.dropped = trained["drop"] if trained else arguments.get("drop", 0.0)
     return EulerField(net) if config["objective"]["type"] == "FlowMatching" else net
 
@@ -244,8 +278,33 @@ def built(config: dict[str, Any]) -> nn.Module:
     """A new network of the kind that a run's config.json records; raises ValueError for one of the user's own."""
     saved = config["net"]
     if "arguments" not in saved:
-        raise ValueError(f"this run was trained with your own network {saved['type']}; pass an instance as net=")
+        code = (config.get("code") or {}).get("net")
+        where = f"{code['path']}:{code['name']}" if code and code["path"].endswith(".py") else "PATH.py:NAME"
+        raise ValueError(
+            f"this run was trained with your own network {saved['type']}, and no code is executed unasked: name it, "
+            f"--net {where} on the command line, net={where!r} or an instance in Python"
+        )
     return build(saved["type"], saved["arguments"])
+
+
+def _own(folder: Path, config: dict[str, Any], target: str) -> nn.Module:
+    """A new network of the user's own code, for the data of a run."""
+    code, data = named(target), config["data"]
+    was = (config.get("code") or {}).get("net")
+    if was and was["sha256"] != code.sha256 and "arguments" not in config["net"]:
+        warn_of_change(folder, "net", was, code.record())
+    return network(code, {"shape": tuple(data.get("shape") or ()), "classes": data.get("classes")})
+
+
+def _fill(net: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1:2] or [str(error)]
+        raise ValueError(
+            f"the weights of {folder} do not fit {type(net).__name__}: {reason[0].strip()[:300]} Build the network "
+            "with the settings that it was trained with"
+        ) from error
 
 
 def _decay(config: dict[str, Any], wanted: float | None) -> float:
