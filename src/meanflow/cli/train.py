@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 
 from .. import own
-from ..data import DataError, Dataset, open_data
+from ..core.conditions import LABEL
+from ..data import DataError, Dataset, Samples, conditions_of, open_data
 from ..objectives import Objective
 from ..own import blamed, named
 from ..recipes import Recipe, build, cost, default_name, notices, recipe
 from ..training import Run, fit
+from ..training.speed import flops_per_image
 from .words import first_process, option, parse, settings_text
 
 
@@ -80,7 +83,7 @@ def _train(s: Train, words: list[str], guess: str) -> int:
     objective = build(s.settings, dataset, s.own_net)
     out = s.out or Path("runs") / _stem(s)
     if s.dry_run:
-        print(_dry_run(s.settings, name, objective, dataset))
+        print(_dry_run(s.settings, name, objective, dataset, s.own_net is not None))
         return 0
     if first_process():
         _introduce(name, objective, dataset, out)
@@ -110,7 +113,11 @@ def _data(s: Train) -> Dataset:
         return open_data(s.data, split=s.split, **options)  # type: ignore[arg-type]
     code = named(s.own_data)
     try:
-        return open_data(own.data(code, {"split": s.split}), **options)  # type: ignore[arg-type]
+        data = open_data(own.data(code, {"split": s.split}), **options)  # type: ignore[arg-type]
+        if isinstance(data, Samples) and data.classes is None:
+            # Whoever is to build a network for them must know how many there are, and nothing but a look tells.
+            data.classes = conditions_of(data).get(LABEL, {}).get("classes")
+        return data
     except DataError as error:
         raise DataError(f"{s.own_data}: {error}") from error
 
@@ -174,10 +181,13 @@ def _class_names(data: Dataset) -> str:
     return f"{data.classes} ({listed})" if listed else str(data.classes)
 
 
-def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -> str:
+def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset, own: bool) -> str:
     """Settings, parameters, FLOPs and memory of a step, counted without doing it."""
-    training, price = settings.training, cost(settings, tuple(data.shape), data.classes)
+    training = settings.training
     parameters = sum(p.numel() for p in objective.net.parameters())
+    if own or not usual(data):
+        return _counted(settings, name, objective, data, parameters)
+    price = cost(settings, tuple(data.shape), data.classes)
     gib = price.memory(training) / 2**30
     return (
         f"recipe {name}\n{settings_text(settings)}\n"
@@ -185,4 +195,22 @@ def _dry_run(settings: Recipe, name: str, objective: Objective, data: Dataset) -
         f"FLOPs per step    {price.step * training.batch:.3g} (batch {training.batch})\n"
         f"FLOPs of the run  {price.flops(training):.3g} ({training.steps:,} steps)\n"
         f"memory, estimated {gib:.2f} GiB (weights, gradients, optimiser, averages, stored activations)"
+    )
+
+
+def usual(data: Dataset) -> bool:
+    """Whether the data are of the kind for which the cost can be counted without them: class labels, or none."""
+    cond = data.batch([0])[1]
+    return cond is None or (data.classes is not None and not isinstance(cond, dict))
+
+
+def _counted(settings: Recipe, name: str, objective: Objective, data: Dataset, parameters: int) -> str:
+    """The same where the network or the conditions are not those of a recipe: counted over a few rows of the data."""
+    each = flops_per_image(objective, data, torch.device("cpu"))
+    training = settings.training
+    told = "unknown" if each is None else f"{each * training.batch:.3g} (batch {training.batch})"
+    return (
+        f"recipe {name}\n{settings_text(settings)}\n"
+        f"parameters        {parameters:,} ({type(objective.net).__name__})\n"
+        f"FLOPs per step    {told}"
     )

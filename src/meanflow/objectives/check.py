@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..core.conditions import Cond, take
+from ..core.conditions import Cond, take, without_noise
 from ..core.derivative import central_difference, evaluating, jvp
 from .base import Objective
 
@@ -22,7 +22,7 @@ def check_network(objective: Objective, x: Tensor, cond: Cond = None) -> None:
     forward-mode differentiation sees. Parameters that are zero, as in adaLN-Zero, or nearly, as in EDM's U-Net, are
     filled with small noise for this: they would hide every dependence.
     """
-    x, cond = x[:2], take(cond, slice(0, 2))
+    x, cond = x[:2], take(without_noise(cond)[0], slice(0, 2))
     check_labels(objective, cond)
     check_weights(objective.net)
     average = objective.field == "average"

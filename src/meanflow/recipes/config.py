@@ -11,17 +11,20 @@ import torch
 from torch import nn
 from tyro.conf import arg
 
+from ..core.conditions import MASK, OBSERVATION
 from ..core.derivative import Mode
 from ..core.guidance import Guidance
 from ..core.times import LogitNormal, TimeDistribution, Times, Uniform
 from ..core.weighting import AdaptiveWeight
-from ..data import Dataset, EDMAugment
-from ..nets import MLP, DiT, UNet
+from ..data import Dataset, EDMAugment, conditions_of, network_options
+from ..nets import MLP, DiT, SequenceDiT, UNet
 from ..nets.layers import Conditioning
 from ..objectives import FlowMatching, MeanFlow, Objective
 from ..objectives.base import Precision
 from ..own import named, network
 from ..training import Training
+
+TOKENS = 64  # at most so many where the patch is chosen; our choice
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class NetSettings:
     """The network; its input shape and classes come from the data."""
 
     kind: Literal["dit", "unet", "mlp"] = "dit"
-    """dit: transformer for images; unet: convolutions for images; mlp: residual perceptron for samples of any shape."""
+    """dit: transformer for images and for sequences (C, L); unet: convolutions for images; mlp: residual perceptron for
+    samples of any shape."""
     size: str | None = None
     """Published DiT size such as B/4 (S, B, M, L, XL with patch 2, 4, 8); sets patch, width, depth and heads."""
     patch: int | None = None
@@ -115,11 +119,22 @@ def _for_data(s: ObjectiveSettings, data: Dataset) -> ObjectiveSettings:
 
 
 def build_net(s: NetSettings, data: Dataset, told: bool = False) -> nn.Module:
-    """The network for samples of the data's shape and classes; told: whether a U-Net takes augmentation labels."""
-    options = {"classes": data.classes, "conditioning": s.conditioning}
+    """The network for samples of the data's shape and conditions; told: whether a U-Net takes augmentation labels.
+
+    Raises ValueError for conditions or lengths that no built-in network of this kind takes.
+    """
+    conditions = conditions_of(data)
+    options = {**network_options(conditions), "conditioning": s.conditioning}
     shape = tuple(data.shape)
+    if MASK in conditions and not (s.kind == "dit" and len(shape) == 2):
+        raise ValueError(
+            f"samples {shape} with a mask of what exists need a network that looks at it: --net.kind dit for sequences "
+            "(C, L), or one of your own with --net (docs/own-code.md)"
+        )
     if s.kind == "mlp":
-        return MLP(shape, width=s.width, depth=s.depth, **options)  # type: ignore[arg-type]
+        if OBSERVATION in conditions:
+            options["observation"] = math.prod(conditions[OBSERVATION]["shape"])
+        return MLP(shape, width=s.width, depth=s.depth, **options)
     if s.kind == "unet":
         return UNet(
             shape,  # type: ignore[arg-type]
@@ -129,17 +144,20 @@ def build_net(s: NetSettings, data: Dataset, told: bool = False) -> nn.Module:
             attention=s.attention,
             dropout=s.dropout,
             augment_features=EDMAugment().features if told else None,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
     if s.size is not None:
         return DiT.of_size(s.size, shape, **options)  # type: ignore[arg-type]
+    if len(shape) == 2:
+        patch = s.patch or max(1, -(-shape[1] // TOKENS))
+        return SequenceDiT(shape, patch=patch, width=s.width, depth=s.depth, heads=s.heads, **options)  # type: ignore[arg-type]
     patch = s.patch or (_patch(shape[1], shape[2]) if len(shape) == 3 else 1)
     return DiT(shape, patch=patch, width=s.width, depth=s.depth, heads=s.heads, **options)  # type: ignore[arg-type]
 
 
 def build_own(target: str, data: Dataset, told: bool = False) -> nn.Module:
     """The user's own network, which may ask for the shape and the classes of the data by name."""
-    offered = {"shape": tuple(data.shape), "classes": data.classes}
+    offered = {"shape": tuple(data.shape), "classes": data.classes, "conditions": conditions_of(data, scan=False)}
     return network(named(target), offered | ({"augment_features": EDMAugment().features} if told else {}))
 
 
@@ -177,7 +195,7 @@ def parse_time(text: str) -> TimeDistribution:
     return (LogitNormal if kind == "lognorm" else Uniform)(float(first), float(second))
 
 
-def _patch(height: int, width: int, tokens: int = 64) -> int:
+def _patch(height: int, width: int, tokens: int = TOKENS) -> int:
     """The smallest patch that divides both sides and leaves at most `tokens` tokens."""
     common = math.gcd(height, width)
     fits = [p for p in range(1, common + 1) if common % p == 0]

@@ -18,9 +18,11 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
+from ..core.conditions import LABEL
 from ..core.guidance import Guidance
 from ..core.sampling import EulerField
-from ..data import Dataset, LatentContract
+from ..core.source import NAMED_SOURCES
+from ..data import DataError, Dataset, LatentContract, conditions_of
 from ..nets import NETS, build
 from ..objectives import Objective
 from ..objectives.base import plain
@@ -55,8 +57,23 @@ def describe(
         "objective": {"type": type(objective).__name__, "arguments": objective.arguments()},
         "data": data.description(),
         "training": plain(settings),
+        "conditions": _conditions(data, arguments),
         **({"code": code} if code else {}),
     }
+
+
+def _conditions(data: Dataset, arguments: Any) -> dict[str, Any]:
+    """What samples can be asked for with, as far as data and network know it."""
+    try:
+        found = conditions_of(data, scan=False)
+    except DataError:  # of a kind that a network of the user's own takes
+        return {}
+    told = arguments if isinstance(arguments, dict) else {}
+    for name, about in found.items():
+        about.update((told.get("attributes") or {}).get(name, {}))
+        if name == LABEL and about.get("classes") is None:
+            about["classes"] = told.get("classes")
+    return found
 
 
 def pick_device(name: str) -> torch.device:
@@ -137,7 +154,9 @@ def _open_run(folder: Path, config: dict[str, Any]) -> Path:
     if file.exists():
         _check_vae(folder, read_config(folder)["data"].get("latents"), config["data"].get("latents"))
         old = read_config(folder)
-        differ = differences({**old, "code": None}, {**config, "code": None})
+        # What the code is, is compared apart; the conditions follow from the data and are there to be read.
+        aside = dict.fromkeys(("code", "conditions"))
+        differ = differences({**old, **aside}, {**config, **aside})
         if differ:
             raise ValueError(
                 f"{folder} holds another run; it differs in\n  " + "\n  ".join(differ) + "\n"
@@ -241,11 +260,12 @@ def load(
 ) -> nn.Module:
     """The trained network of a run, in eval mode, with averaged weights; call it with net(z, t=, r=, cond=).
 
-    ema: which average, by decay; None takes the run's first. raw: the weights without averaging. net: an
-    instance of your own class, where the run was trained with one, or PATH.py:NAME or module:NAME of it, which executes
-    that file; nothing of the user's is executed otherwise. The result carries `shape`, `null`,
-    `guidance`, `dropped` (the share of rows trained without condition) and `latents` (the contract by which samples
-    are decoded, None for a run that was not trained on latents); a flow-matching run comes as a field for Euler steps.
+    ema: which average, by decay; None takes the run's first. raw: the weights without averaging. net: an instance of
+    your own class, where the run was trained with one, or PATH.py:NAME or module:NAME of it, which executes that file;
+    nothing of the user's is executed otherwise. The result carries `shape`, `null`, `guidance`, `conditions` (what it
+    can be asked for with), `source` (where noise comes from: None for N(0, I), a text where the folder cannot tell),
+    `dropped` (the share of rows trained without condition) and `latents` (the contract by which samples are decoded,
+    None for a run that was not trained on latents); a flow-matching run comes as a field for Euler steps.
     A damaged newest checkpoint is warned of and the one before is taken. Raises CheckpointError when none is whole.
     """
     folder = Path(run)
@@ -262,6 +282,8 @@ def load(
     net.guidance = _guidance(trained) if trained else None  # type: ignore[assignment]
     latents = config["data"].get("latents")
     net.latents = LatentContract.from_dict(latents) if latents else None  # type: ignore[assignment]
+    net.conditions = config.get("conditions") or {}  # type: ignore[assignment]
+    net.source = _source(arguments.get("source"))  # type: ignore[assignment]
     for name, value in (("shape", tuple(config["data"].get("shape") or ()) or None), ("null", None)):
         if not hasattr(net, name):
             setattr(net, name, value)
@@ -293,7 +315,15 @@ def _own(folder: Path, config: dict[str, Any], target: str) -> nn.Module:
     was = (config.get("code") or {}).get("net")
     if was and was["sha256"] != code.sha256 and "arguments" not in config["net"]:
         warn_of_change(folder, "net", was, code.record())
-    return network(code, {"shape": tuple(data.get("shape") or ()), "classes": data.get("classes")})
+    offered = {"classes": data.get("classes"), "conditions": config.get("conditions") or {}}
+    return network(code, {"shape": tuple(data.get("shape") or ()), **offered})
+
+
+def _source(saved: Any) -> Any:
+    kind = saved.get("type") if isinstance(saved, dict) else saved
+    if kind not in NAMED_SOURCES:
+        return kind
+    return NAMED_SOURCES[kind](**{key: value for key, value in saved.items() if key != "type"})
 
 
 def _fill(net: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
