@@ -153,7 +153,7 @@ def test_data_of_every_kind(home):
         ("--net mine.py:deep --data mine.py:points", "without a default that nobody can know: depth"),
         ("--net mine.py:Short --data mine.py:points", "shape of z, [2, 3], but returned [2, 2]"),
         ("--net mine.py:NoTimes --data mine.py:points", "must take the call net(z, t=t, r=r, cond=cond)"),
-        ("--net mine.py:Breaks --data mine.py:points", "mine.py:33 fails: KeyError: 'u'"),
+        ("--net mine.py:Breaks --data mine.py:points", " fails: KeyError: 'u'"),
         ("--net mine.py:Net --data mine.py:nothing", "mine.py:nothing: cannot read data from NoneType"),
         ("--net mine.py:Net --data mine.py:pionts", "did you mean points?"),
         ("--net mine.py:Net", "name the data to train on"),

@@ -11,14 +11,13 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from .. import own
-from ..core.conditions import LABEL
-from ..data import DataError, Dataset, Samples, conditions_of, open_data
+from ..data import Dataset, open_data
 from ..objectives import Objective
 from ..own import blamed, named
 from ..recipes import Recipe, build, cost, default_name, notices, recipe
 from ..training import Run, fit
 from ..training.speed import flops_per_image
+from .own_data import open_own
 from .words import first_process, option, parse, settings_text
 
 
@@ -109,17 +108,9 @@ def _check_own(s: Train, words: list[str]) -> None:
 
 def _data(s: Train) -> Dataset:
     options = {"size": s.size, "mode": s.mode, "skip_broken": s.skip_broken, "cond": s.cond, "workers": s.workers}
-    if s.own_data is None:
-        return open_data(s.data, split=s.split, **options)  # type: ignore[arg-type]
-    code = named(s.own_data)
-    try:
-        data = open_data(own.data(code, {"split": s.split}), **options)  # type: ignore[arg-type]
-        if isinstance(data, Samples) and data.classes is None:
-            # Whoever is to build a network for them must know how many there are, and nothing but a look tells.
-            data.classes = conditions_of(data).get(LABEL, {}).get("classes")
-        return data
-    except DataError as error:
-        raise DataError(f"{s.own_data}: {error}") from error
+    if s.own_data is not None:
+        return open_own(s.own_data, s.split, **options)
+    return open_data(s.data, split=s.split, **options)  # type: ignore[arg-type]
 
 
 def _stem(s: Train) -> str:
