@@ -76,7 +76,7 @@ def test_files_that_are_no_sequences_are_refused(tmp_path):
 
 
 def test_conditions_are_described_and_build_networks():
-    x = torch.rand(6, 1, 8, 8)
+    x = torch.randn(6, 1, 8, 8).clamp(-1, 1)
     cond = {"hair": torch.tensor([0, 1, 2, 0, 1, 2]), "age": torch.tensor([20.0, 30, 40, 20, 30, 40]), "observation": x}
     about = conditions_of(Tensors(x, cond, values={"hair": ("dark", "fair", "red")}))
     assert about["hair"] == {"classes": 3, "names": ["dark", "fair", "red"]}
@@ -251,7 +251,7 @@ def test_runs_on_pairs_start_from_what_is_given(tmp_path, monkeypatch, capsys):
 
 
 def test_images_changed_at_random_would_leave_their_observation_behind(tmp_path):
-    x = torch.rand(8, 1, 8, 8)
+    x = torch.randn(8, 1, 8, 8).clamp(-1, 1)
     net = DiT((1, 8, 8), patch=4, width=16, depth=1, heads=2, observation=1)
     with pytest.raises(ValueError, match="not their mask, observation or noise"):
         mf.fit(mf.MeanFlow(net), (x, {"observation": x}), out=tmp_path / "run", images=8, batch=8, augment="flip")
