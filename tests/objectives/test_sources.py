@@ -133,12 +133,14 @@ def test_a_trained_field_starts_from_its_source():
 
 
 NETS = {
-    "dit": lambda o: DiT((1, 8, 8), patch=4, width=16, depth=1, heads=2, classes=2, observation=o and 2),
+    "dit": lambda o: DiT((1, 8, 8), patch=4, width=16, depth=1, heads=2, classes=2, observation=2 if o else None),
     "unet": lambda o: UNet(
-        (1, 8, 8), channels=8, multipliers=(1, 1), blocks=1, attention=(), classes=2, observation=o and 2
+        (1, 8, 8), channels=8, multipliers=(1, 1), blocks=1, attention=(), classes=2, observation=2 if o else None
     ),
-    "sequence": lambda o: SequenceDiT((1, 8), patch=4, width=16, depth=1, heads=2, classes=2, observation=o and 2),
-    "mlp": lambda o: MLP((1, 8), width=16, depth=1, classes=2, observation=o and 16),
+    "sequence": lambda o: SequenceDiT(
+        (1, 8), patch=4, width=16, depth=1, heads=2, classes=2, observation=2 if o else None
+    ),
+    "mlp": lambda o: MLP((1, 8), width=16, depth=1, classes=2, observation=16 if o else None),
 }
 
 

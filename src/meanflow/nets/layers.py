@@ -194,7 +194,7 @@ def observed(z: Tensor, cond: Cond, size: int | None) -> Tensor:
     if size is None:
         if seen is not None:
             raise ValueError(
-                f"this network was built without an {OBSERVATION}; build it with observation=, the number of its channels"
+                f"this network was built without an {OBSERVATION}; build it with observation=, its channels"
             )
         return z
     wanted = (z.shape[0], size, *z.shape[2:])
