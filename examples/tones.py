@@ -82,13 +82,13 @@ def draw(data: list[Tensor], made: list[Tensor], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tones"), help="run folder")
-    parser.add_argument("--images", type=int, default=256_000, help="signals to be seen in training")
+    parser.add_argument("--images", type=int, default=96_000, help="signals to be seen in training")
     options = parser.parse_args()
 
     torch.manual_seed(0)  # decides the initial weights, which are drawn before `fit` sees them
     data = mf.data.Sequences(*signals(20_000), longest=LONGEST)
-    net = mf.nets.SequenceDiT((1, LONGEST), patch=4, width=64, depth=3, heads=4, classes=KINDS)
-    run = mf.fit(mf.MeanFlow(net), data, out=options.out, images=options.images, batch=128, lr=2e-3, ema=(0.995,))
+    net = mf.nets.SequenceDiT((1, LONGEST), patch=8, width=64, depth=2, heads=4, classes=KINDS)
+    run = mf.fit(mf.MeanFlow(net), data, out=options.out, images=options.images, batch=64, lr=2e-3, ema=(0.99,))
     if run.stopped is not None:
         raise SystemExit(f"stopped after {run.images:,} signals; the same command again goes on")
 

@@ -24,7 +24,7 @@ def home(tmp_path, monkeypatch):
 
 def test_every_block_and_command_of_the_page_runs(home, capsys):
     text = PAGE.read_text(encoding="utf-8")
-    pieces = re.findall(r"^```python\n(.*?)^```$|^ {4}meanflow (.+)$", text, re.MULTILINE | re.DOTALL)
+    pieces = re.findall(r"^```python\n(.*?)^```$|^ {4}meanflow ([^\n]+)$", text, re.MULTILINE | re.DOTALL)
     assert len([1 for code, _ in pieces if code]) >= 5 and len([1 for _, words in pieces if words]) >= 8
     (home / "my_file.py").write_text(pieces[0][0])
     for code, words in pieces[1:]:

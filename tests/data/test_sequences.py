@@ -237,6 +237,12 @@ def test_runs_on_pairs_start_from_what_is_given(tmp_path, monkeypatch, capsys):
     drawn = torch.from_numpy(np.load("a.npz")["x"])
     assert torch.allclose(drawn, mf.sample(mf.load("run"), torch.ones(3, 2), {"observation": torch.zeros(3, 2)}))
 
+    words = ["train", "x.npy", *SHORT[:6], "--net.depth", "1", "--objective.source"]
+    np.save("x.npy", x.numpy())
+    assert main([*words, "uniform(2,3)", "--out", "by-command"]) == 0
+    assert mf.load("by-command").source == mf.UniformSource(2.0, 3.0)
+    assert main([*words, "normal(2,3)", "--out", "no"]) == 2
+    assert "sources are written gaussian(mean,std) or uniform(low,high)" in capsys.readouterr().err
     source = mf.UniformSource(2.0, 3.0)
     mf.fit(mf.MeanFlow(mf.nets.MLP((2,), width=8, depth=1), source=source), x, out="u", images=64, batch=32)
     assert mf.load("u").source == source

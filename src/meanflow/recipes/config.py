@@ -14,6 +14,7 @@ from tyro.conf import arg
 from ..core.conditions import MASK, OBSERVATION
 from ..core.derivative import Mode
 from ..core.guidance import Guidance
+from ..core.source import GaussianSource, Source, UniformSource
 from ..core.times import LogitNormal, TimeDistribution, Times, Uniform
 from ..core.weighting import AdaptiveWeight
 from ..data import Dataset, EDMAugment, conditions_of, network_options
@@ -87,6 +88,8 @@ class ObjectiveSettings:
     """fp32, or bf16 for the network under autocast with everything else in fp32."""
     derivative_precision: Precision | None = None
     """Precision of the pass that gives du/dt; None takes that of the rest."""
+    source: str | None = None
+    """Where samples start: gaussian(mean,std) or uniform(low,high); None is gaussian(0,1)."""
     tangent: tuple[float, float] = (0.0, 1.0)
     """Tangent of (r, t); (0, 1) is right, the others of table 1b are for teaching."""
 
@@ -172,6 +175,7 @@ def build_objective(s: ObjectiveSettings, net: nn.Module) -> Objective:
             drop=s.guidance.drop,
             drop_rows=s.guidance.drop_rows,
             precision=s.precision,
+            source=parse_source(s.source),
         )
     t = s.times
     return MeanFlow(
@@ -183,16 +187,31 @@ def build_objective(s: ObjectiveSettings, net: nn.Module) -> Objective:
         tangent=s.tangent,
         derivative_precision=s.derivative_precision,
         precision=s.precision,
+        source=parse_source(s.source),
     )
 
 
 def parse_time(text: str) -> TimeDistribution:
     """ "lognorm(-0.4,1)" or "uniform(0,1)" as a distribution; raises ValueError for anything else."""
-    match = re.fullmatch(r"\s*(lognorm|uniform)\s*\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\)\s*", text)
+    kind, first, second = _two_numbers(text, "lognorm(mean,std)", "times")
+    return (LogitNormal if kind == "lognorm" else Uniform)(first, second)
+
+
+def parse_source(text: str | None) -> Source | None:
+    """ "gaussian(0,2)" or "uniform(-1,1)" as a source; None for none. Raises ValueError for anything else."""
+    if text is None:
+        return None
+    kind, first, second = _two_numbers(text, "gaussian(mean,std)", "sources")
+    return (GaussianSource if kind == "gaussian" else UniformSource)(first, second)
+
+
+def _two_numbers(text: str, one: str, what: str) -> tuple[str, float, float]:
+    """Name and numbers of a distribution; `one`: how it is written where it is not uniform(low,high)."""
+    name = one.partition("(")[0]
+    match = re.fullmatch(rf"\s*({name}|uniform)\s*\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\)\s*", text)
     if not match:
-        raise ValueError(f"times are written lognorm(mean,std) or uniform(low,high), got {text!r}")
-    kind, first, second = match.groups()
-    return (LogitNormal if kind == "lognorm" else Uniform)(float(first), float(second))
+        raise ValueError(f"{what} are written {one} or uniform(low,high), got {text!r}")
+    return match[1], float(match[2]), float(match[3])
 
 
 def _patch(height: int, width: int, tokens: int = TOKENS) -> int:
