@@ -118,7 +118,7 @@ def _fill(cond: dict[str, Any], about: About, null: Any, count: int) -> None:
     if missing and (null is None or len(missing) < len(says)):
         raise ValueError(f"this run needs --cond {' '.join(f'{name}=...' for name in missing)}; {_known(about)}")
     for name in missing:
-        one = null.get(name) if isinstance(null, dict) else null
+        one: Any = null.get(name) if isinstance(null, dict) else null
         if "features" in about[name]:
             size = int(about[name]["features"])
             cond[name] = torch.full((count, size), float("nan")) if isinstance(null, dict) else torch.zeros(count, size)

@@ -99,7 +99,7 @@ def _draw(s: Sample, words: list[str], world: World) -> int:
     schedule: dict[str, Any] = {"times": floats(s.times, "times")} if s.times else {"steps": s.steps}
     labels = [chosen[seed % len(chosen)] for seed in seeds] if chosen else None
     about = about or ({LABEL: {"classes": classes}} if chosen else {})
-    null = net.null if net.dropped else None  # type: ignore[truthy-function]
+    null = net.null if net.dropped else None
     cond = asked(about, given, s.cond, s.lengths, labels, len(seeds), null)
     noise = _noise(net, given, about)
     start = time.perf_counter()

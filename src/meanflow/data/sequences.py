@@ -107,7 +107,7 @@ def save_sequences(path: str | Path, items: Sequence[Any], labels: object = None
         arrays["labels"] = np.asarray(labels)
     path = Path(path)
     aside = path.with_name(f".{path.name}.tmp.npz")
-    np.savez(aside, **arrays)
+    np.savez(aside, **arrays)  # type: ignore[arg-type]
     sync(aside)
     aside.replace(path)
     return path

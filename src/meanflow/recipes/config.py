@@ -153,7 +153,7 @@ def build_net(s: NetSettings, data: Dataset, told: bool = False) -> nn.Module:
         return DiT.of_size(s.size, shape, **options)  # type: ignore[arg-type]
     if len(shape) == 2:
         patch = s.patch or max(1, -(-shape[1] // TOKENS))
-        return SequenceDiT(shape, patch=patch, width=s.width, depth=s.depth, heads=s.heads, **options)  # type: ignore[arg-type]
+        return SequenceDiT(shape, patch=patch, width=s.width, depth=s.depth, heads=s.heads, **options)
     patch = s.patch or (_patch(shape[1], shape[2]) if len(shape) == 3 else 1)
     return DiT(shape, patch=patch, width=s.width, depth=s.depth, heads=s.heads, **options)  # type: ignore[arg-type]
 

@@ -79,8 +79,7 @@ def _samples(
 
 
 def _grid_cond(data: Dataset, count: int) -> Cond:
-    """Classes in turn, or the conditions of the first samples."""
-    some = data.batch([i % len(data) for i in range(count)])[1] if data.classes is None else data.batch([0])[1]
-    if data.classes is not None and isinstance(some, Tensor):
+    """Classes in turn where they are all there is, else the conditions of the first samples."""
+    if data.classes is not None and isinstance(data.batch([0])[1], Tensor):
         return torch.arange(count) % data.classes
-    return some if data.classes is None else data.batch([i % len(data) for i in range(count)])[1]
+    return data.batch([i % len(data) for i in range(count)])[1]

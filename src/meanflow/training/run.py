@@ -283,7 +283,7 @@ def load(
     latents = config["data"].get("latents")
     net.latents = LatentContract.from_dict(latents) if latents else None  # type: ignore[assignment]
     net.conditions = config.get("conditions") or {}  # type: ignore[assignment]
-    net.source = _source(arguments.get("source"))  # type: ignore[assignment]
+    net.source = _source(arguments.get("source"))
     for name, value in (("shape", tuple(config["data"].get("shape") or ()) or None), ("null", None)):
         if not hasattr(net, name):
             setattr(net, name, value)
