@@ -59,30 +59,13 @@ def nearest(truth: Tensor, known: Tensor, seen: Tensor) -> Tensor:
     return known[torch.cdist(truth[..., here].flatten(1), known[..., here].flatten(1)).argmin(1)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="folder with the files of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=Path("runs/restore"), help="run folder")
-    parser.add_argument("--images", type=int, default=96_000, help="images to be seen in training")
-    options = parser.parse_args()
-
-    torch.manual_seed(0)  # decides the initial weights, which are drawn before `fit` sees them
-    data = Halves(mf.data.open_data(options.folder))
-    net = mf.nets.DiT(data.shape, patch=4, width=64, depth=3, heads=4, observation=2)
-    run = mf.fit(mf.MeanFlow(net), data, out=options.out, images=options.images, batch=64, lr=2e-3, ema=(0.995,))
-    if run.stopped is not None:
-        raise SystemExit(f"stopped after {run.images:,} images; the same command again goes on")
-
-    net = mf.load(options.out)
-    truth, _ = mf.data.open_data(options.folder, split="held_out").batch(range(TESTED))
+def report(net: torch.nn.Module, data: Halves, folder: str, out: Path) -> None:
+    """Errors beside those of simple guesses, the variety of the samples, and a picture, on images that are held out."""
+    truth, _ = mf.data.open_data(folder, split="held_out").batch(range(TESTED))
     known, _ = data.batch(range(10_000))
     cond = {"observation": data.observe(truth)}
-    many = torch.stack(
-        [
-            mf.sample(net, mf.noise_from_seeds(range(s * TESTED, (s + 1) * TESTED), net.shape), cond)
-            for s in range(SEEDS)
-        ]
-    )  # [S, B, C, H, W]
+    noise = mf.noise_from_seeds(range(SEEDS * TESTED), net.shape)
+    many = torch.stack([mf.sample(net, e, cond) for e in noise.split(TESTED)])  # [S, B, C, H, W]
     guesses = {
         "grey": torch.zeros_like(truth),
         "blank": -torch.ones_like(truth),
@@ -99,8 +82,25 @@ def main() -> None:
         f"{float(spread[..., data.seen[0] == 1].mean()):.3f} in the seen one"
     )
     shown = [truth[:12], data.observe(truth[:12])[:, :1], *(many[s, :12] for s in range(4))]
-    save_picture(picture(torch.cat(shown), columns=12), options.out / "restore.png")
-    print(f"figure in {options.out / 'restore.png'}: the image, what was seen of it, four samples")
+    save_picture(picture(torch.cat(shown), columns=12), out / "restore.png")
+    print(f"figure in {out / 'restore.png'}: the image, what was seen of it, four samples")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="folder with the files of Fashion-MNIST")
+    parser.add_argument("--out", type=Path, default=Path("runs/restore"), help="run folder")
+    parser.add_argument("--images", type=int, default=96_000, help="images to be seen in training")
+    options = parser.parse_args()
+
+    torch.manual_seed(0)  # decides the initial weights, which are drawn before `fit` sees them
+    data = Halves(mf.data.open_data(options.folder))
+    net = mf.nets.DiT(data.shape, patch=4, width=64, depth=3, heads=4, observation=2)
+    run = mf.fit(mf.MeanFlow(net), data, out=options.out, images=options.images, batch=64, lr=2e-3, ema=(0.995,))
+    if run.stopped is not None:
+        raise SystemExit(f"stopped after {run.images:,} images; the same command again goes on")
+
+    report(mf.load(options.out), data, options.folder, options.out)
 
 
 if __name__ == "__main__":

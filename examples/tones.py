@@ -79,20 +79,8 @@ def draw(data: list[Tensor], made: list[Tensor], file: Path) -> None:
     plt.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/tones"), help="run folder")
-    parser.add_argument("--images", type=int, default=96_000, help="signals to be seen in training")
-    options = parser.parse_args()
-
-    torch.manual_seed(0)  # decides the initial weights, which are drawn before `fit` sees them
-    data = mf.data.Sequences(*signals(20_000), longest=LONGEST)
-    net = mf.nets.SequenceDiT((1, LONGEST), patch=8, width=64, depth=2, heads=4, classes=KINDS)
-    run = mf.fit(mf.MeanFlow(net), data, out=options.out, images=options.images, batch=64, lr=2e-3, ema=(0.99,))
-    if run.stopped is not None:
-        raise SystemExit(f"stopped after {run.images:,} signals; the same command again goes on")
-
-    net = mf.load(options.out)
+def report(net: torch.nn.Module, out: Path) -> None:
+    """What samples have in common with data that were not seen in training, and a picture."""
     truth, kinds = signals(600, seed=1)
     lengths = [x.shape[1] for x in truth]
     mask = mf.mask_from_lengths(lengths, LONGEST)
@@ -107,8 +95,24 @@ def main() -> None:
             f"{name}: {found['explained']:.1%} of the energy is tones under the swell, the number of tones is right in "
             f"{found['right']:.1%}, ends at {found['ends']:.1%} of the mean energy"
         )
-    draw(truth, clouds["one call"], options.out / "tones.png")
-    print(f"figure in {options.out / 'tones.png'}")
+    draw(truth, clouds["one call"], out / "tones.png")
+    print(f"figure in {out / 'tones.png'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/tones"), help="run folder")
+    parser.add_argument("--images", type=int, default=96_000, help="signals to be seen in training")
+    options = parser.parse_args()
+
+    torch.manual_seed(0)  # decides the initial weights, which are drawn before `fit` sees them
+    data = mf.data.Sequences(*signals(20_000), longest=LONGEST)
+    net = mf.nets.SequenceDiT((1, LONGEST), patch=8, width=64, depth=2, heads=4, classes=KINDS)
+    run = mf.fit(mf.MeanFlow(net), data, out=options.out, images=options.images, batch=64, lr=2e-3, ema=(0.99,))
+    if run.stopped is not None:
+        raise SystemExit(f"stopped after {run.images:,} signals; the same command again goes on")
+
+    report(mf.load(options.out), options.out)
 
 
 if __name__ == "__main__":

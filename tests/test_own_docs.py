@@ -60,3 +60,31 @@ def test_halves_show_the_upper_one_and_nothing_of_the_lower():
     seen = cond["observation"]
     assert seen.shape == (2, 2, 8, 8) and torch.equal(seen[:, :1, :4], x[:, :, :4])
     assert not seen[:, :, 4:].any() and bool((seen[:, 1, :4] == 1).all())
+
+
+def test_the_example_of_tones_runs_and_runs_again(home, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tones.py", "--out", "run", "--images", "128"])
+    run = named(f"{ROOT / 'examples' / 'tones.py'}:main").value
+    run()
+    said = capsys.readouterr().out
+    assert "data: 100.0% of the energy is tones" in said and "one call: " in said
+    assert (home / "run" / "tones.png").read_bytes().startswith(b"\x89PNG")
+    run()
+    assert capsys.readouterr().out == said
+
+
+def test_the_example_of_restoration_runs_on_files_like_those_of_fashion_mnist(home, capsys, monkeypatch):
+    shared = ROOT.parent / "shared" / "data" / "fashion-mnist"
+    if not shared.is_dir():
+        pytest.skip("Fashion-MNIST is not beside this checkout (../shared/data/fashion-mnist)")
+    module = named(f"{ROOT / 'examples' / 'restore.py'}:main")
+    for name, value in (("SEEDS", 2), ("TESTED", 20)):
+        monkeypatch.setitem(module.value.__globals__, name, value)
+    monkeypatch.setattr("sys.argv", ["restore.py", str(shared), "--out", "run", "--images", "64"])
+    module.value()
+    said = capsys.readouterr().out
+    found = {
+        name: float(value) for name, value in re.findall(r"^(.+): error of the missing half ([\d.]+)$", said, re.M)
+    }
+    assert found["mean image"] < found["grey"] and found["nearest of 10,000"] < found["blank"]
+    assert (home / "run" / "restore.png").exists()
