@@ -85,7 +85,5 @@ def test_the_example_of_restoration_runs_on_files_like_those_of_fashion_mnist(ho
     said = capsys.readouterr().out
     lines = re.findall(r"^(.+): error of the missing half ([\d.]+)$", said, re.M)
     found = {name: float(value) for name, value in lines}
-        name: float(value) for name, value in re.findall(r"^(.+): error of the missing half ([\d.]+)$", said, re.M)
-    }
     assert found["mean image"] < found["grey"] and found["nearest of 10,000"] < found["blank"]
     assert (home / "run" / "restore.png").exists()
