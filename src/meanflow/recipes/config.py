@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -126,9 +127,12 @@ def build_net(s: NetSettings, data: Dataset, told: bool = False) -> nn.Module:
 
     Raises ValueError for conditions or lengths that no built-in network of this kind takes.
     """
-    conditions = conditions_of(data)
+    return net_for(s, tuple(data.shape), conditions_of(data), told)
+
+
+def net_for(s: NetSettings, shape: tuple[int, ...], conditions: Mapping[str, Any], told: bool = False) -> nn.Module:
+    """The same for samples of a shape with conditions as `conditions_of` describes them."""
     options = {**network_options(conditions), "conditioning": s.conditioning}
-    shape = tuple(data.shape)
     if MASK in conditions and not (s.kind == "dit" and len(shape) == 2):
         raise ValueError(
             f"samples {shape} with a mask of what exists need a network that looks at it: --net.kind dit for sequences "
