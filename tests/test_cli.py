@@ -245,6 +245,7 @@ def test_imports_go_one_way():
         "nets": 1,
         "convert": 6,
         "objectives": 2,
+        "own": 2,
         "data": 3,
         "doctor": 4,
         "evaluation": 4,

@@ -233,6 +233,6 @@ def test_class_names_are_in_the_record_and_older_runs_go_on(tmp_path):
     net = mf.nets.MLP(shape=(2,), width=8, depth=1, classes=2)
     mf.fit(mf.MeanFlow(net), data, out=tmp_path / "run", images=20, batch=10, loggers=())
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["data"].pop("class_names") == ["left", "right"]
+    assert config.pop("conditions")["label"]["names"] == ["left", "right"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     mf.fit(mf.MeanFlow(net), data, out=tmp_path / "run", images=40, batch=10, loggers=())

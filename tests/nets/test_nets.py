@@ -109,9 +109,9 @@ def test_a_network_is_rebuilt_from_its_arguments(net):
         (lambda: DiT.of_size("B/3", (1, 8, 8)), "patch 2, 4, 8"),
         (lambda: DiT.of_size("XXL/2", (1, 8, 8)), "S, B, M, L, XL"),
         (lambda: MLP((2,), classes=0), "at least 1"),
-        (lambda: MLP((2,), classes=3, condition_features=3), "not both"),
+        (lambda: MLP((2,), classes=3, condition_features=3), "not several"),
         (lambda: MLP((2,), conditioning="r,t"), "t,t-r"),
-        (lambda: build("GAN", {"shape": [1]}), "known: DiT, MLP, UNet"),
+        (lambda: build("GAN", {"shape": [1]}), "known: DiT, MLP, SequenceDiT, UNet"),
     ],
 )
 def test_impossible_networks_are_explained(make, message):

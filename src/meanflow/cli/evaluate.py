@@ -28,6 +28,8 @@ class Evaluate:
     """How to judge; by default what belongs to the data of each run. Converted runs do not know their data."""
     samples: int = 2000
     """Samples drawn for each row."""
+    net: str | None = None
+    """PATH.py:NAME or module:NAME of the network, for runs that were trained with your own; executes that file."""
     ema: float | None = None
     """Decay of the averaged weights to use; each run's first by default."""
     json: bool = False
@@ -52,7 +54,12 @@ def run(words: list[str]) -> int:
                 f"{folder} was trained on {source}; evaluate knows the protocol of digits so far. If it makes such "
                 "digits all the same, say --protocol digits"
             )
-        net = nets[str(folder)] = load(folder, ema=s.ema, device=device)
+        net = nets[str(folder)] = load(folder, ema=s.ema, net=s.net, device=device)
+        if getattr(net, "source", None) is not None:
+            raise ValueError(
+                f"the protocol digits draws its samples from N(0, I), {folder} was trained from {net.source}; judge "
+                "samples of your own with meanflow.evaluation"
+            )
         if tuple(net.shape) != (1, 8, 8) or net.null != 10:  # type: ignore[arg-type]
             raise ValueError(
                 f"the protocol digits is for samples (1, 8, 8) of 10 classes, {folder} makes {tuple(net.shape)} "  # type: ignore[arg-type]

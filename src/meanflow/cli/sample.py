@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..core.conditions import LABEL, MASK, NOISE, Cond, map_cond, take
 from ..core.sampling import noise_from_seeds, sample
 from ..data import LatentContract, decode_as_configured, load_vae
 from ..evaluation.pictures import drawable, picture, save_picture, single
+from ..own import blamed, named
 from ..training import load
 from ..training.parallel import World, joined
 from ..training.run import pick_device
-from .words import at_least_one, floats, numbers, parse
+from .asking import asked, read_given
+from .words import at_least_one, floats, nearest, numbers, parse
 
 TIMEOUT = 3600  # seconds that a process waits for the samples of another; our choice
 
@@ -35,9 +38,18 @@ class Sample:
     run: tyro.conf.Positional[Path]
     """Run folder."""
     classes: str | None = None
-    """Classes, e.g. 3,7 or 0-9; seed s gets the class at place s modulo their number. All by default."""
+    """Classes by number or name, e.g. 3,7 or 0-9 or cat,dog; seed s gets the class at place s modulo their number. All
+    by default."""
     seeds: str | None = None
     """Seeds, one a sample, e.g. 0-63 or 1,5,8."""
+    cond: tuple[str, ...] = ()
+    """Other conditions as NAME=VALUE, e.g. --cond hair=dark age=40; of several values with commas between, seed after
+    seed gets the next."""
+    lengths: str | None = None
+    """Lengths of sequences, e.g. 40-64 or 100; seed after seed gets the next. The longest by default."""
+    given: Path | None = None
+    """An .npz with a row for each sample: conditions by name, such as an observation, and noise where samples
+    start from something else."""
     steps: int = 1
     """Network calls per sample."""
     times: str | None = None
@@ -46,6 +58,8 @@ class Sample:
     """Guidance scale at sampling time, for runs that were trained without guidance inside."""
     out: Path = Path("samples.png")
     """grid.png for one picture, name.npz for arrays (of a latent run: latents), or a folder for single PNGs."""
+    net: str | None = None
+    """PATH.py:NAME or module:NAME of the network, for runs that were trained with your own; executes that file."""
     ema: float | None = None
     """Decay of the averaged weights to use; the run's first by default."""
     raw: bool = False
@@ -65,35 +79,64 @@ def run(words: list[str]) -> int:
     """Draw samples from a run."""
     s = parse(Sample, words, "sample")
     at_least_one(batch=s.batch)
-    with joined(TIMEOUT) as world:
+    with joined(TIMEOUT) as world, blamed([named(s.net).path] if s.net else []):
         return _draw(s, words, world)
 
 
 def _draw(s: Sample, words: list[str], world: World) -> int:
     device = pick_device(s.device)
-    net = load(s.run, ema=s.ema, raw=s.raw, device=device)
+    net = load(s.run, ema=s.ema, raw=s.raw, net=s.net, device=device)
     decode = world.together(lambda: _decoder(s, net.latents, device) if world.first else None)  # type: ignore[arg-type]
-    shape, classes = tuple(net.shape), net.null if isinstance(net.null, int) else None  # type: ignore[arg-type]
-    chosen = _chosen_classes(s.classes, classes)
-    seeds = numbers(s.seeds, "seeds") if s.seeds else list(range(8 * len(chosen) if chosen else 64))
+    shape, given = tuple(net.shape), read_given(s.given)  # type: ignore[arg-type]
+    about: dict[str, Any] = net.conditions  # type: ignore[assignment]
+    classes = net.null if isinstance(net.null, int) else about.get(LABEL, {}).get("classes")
+    names = about.get(LABEL, {}).get("names")
+    chosen = _chosen_classes(s.classes, None if LABEL in given or s.cond else classes, names)
+    rows = len(next(iter(given.values()))) if given else 8 * len(chosen) if chosen else 64
+    seeds = numbers(s.seeds, "seeds") if s.seeds else list(range(rows))
+    if given and len(seeds) > rows:
+        raise ValueError(f"{s.given} has {rows} rows, --seeds asks for {len(seeds)} samples")
     if s.times is not None and "--steps" in " ".join(words):
         raise ValueError("give --steps or --times, not both")
     schedule: dict[str, Any] = {"times": floats(s.times, "times")} if s.times else {"steps": s.steps}
+    labels = [chosen[seed % len(chosen)] for seed in seeds] if chosen else None
+    about = about or ({LABEL: {"classes": classes}} if chosen else {})
+    null = net.null if net.dropped else None
+    cond = asked(about, given, s.cond, s.lengths, labels, len(seeds), null)
+    noise = _noise(net, given, about)
     start = time.perf_counter()
 
     def batch(i: int) -> torch.Tensor:
-        rows = seeds[i : i + s.batch]
-        labels = torch.tensor([chosen[seed % len(chosen)] for seed in rows], device=device) if chosen else None
-        noise = noise_from_seeds(rows, shape, device)
-        return sample(net, noise, labels, guidance=s.guidance, **schedule).cpu()
+        here = slice(i, i + s.batch)
+        some = take(cond, here)
+        e = noise_from_seeds(seeds[here], shape, source=net.source, cond=some) if noise is None else noise[here]  # type: ignore[arg-type]
+        some = map_cond(lambda c: c.to(device), some)
+        return sample(net, e.to(device), some, guidance=s.guidance, **schedule).cpu()
 
     x = _shared(batch, range(0, len(seeds), s.batch), world)
     taken = time.perf_counter() - start
     if decode is not None:
-        where = _write_samples(decode(x), seeds, chosen, s.out)
+        where = _write_samples(decode(x), seeds, chosen, s.out, _lengths(cond))
         calls = len(schedule["times"]) - 1 if s.times else s.steps
         print(f"{len(seeds)} samples, {calls} network call{'s' * (calls != 1)} each, {taken * 1e3:.0f} ms -> {where}")
     return 0
+
+
+def _noise(net: nn.Module, given: Mapping[str, Tensor], about: Mapping[str, Any]) -> Tensor | None:
+    """The starting points where they are given; ValueError where they must be."""
+    if NOISE in given:
+        return given[NOISE]
+    if NOISE in about or isinstance(net.source, str):
+        what = "pairs (x, e)" if NOISE in about else f"the source {net.source}"
+        raise ValueError(
+            f"this run was trained on {what}, so samples start from what only you have: --given FILE.npz with {NOISE!r}"
+        )
+    return None
+
+
+def _lengths(cond: Cond) -> list[int] | None:
+    mask = cond.get(MASK) if isinstance(cond, dict) else None
+    return mask.sum(1).tolist() if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
 def _shared(batch: Callable[[int], torch.Tensor], starts: range, world: World) -> torch.Tensor:
@@ -123,12 +166,15 @@ def _decoder(s: Sample, contract: LatentContract | None, device: torch.device) -
     return lambda x: contract.decode(x, vae)
 
 
-def _write_samples(x: Any, seeds: list[int], chosen: list[int] | None, out: Path) -> Path:
+def _write_samples(
+    x: Any, seeds: list[int], chosen: list[int] | None, out: Path, lengths: list[int] | None = None
+) -> Path:
     """A grid, an archive of arrays, or a folder of single pictures, by the name of `out`."""
     labels = [chosen[seed % len(chosen)] for seed in seeds] if chosen else None
     if out.suffix == ".npz":
         out.parent.mkdir(parents=True, exist_ok=True)
         arrays = {"x": x.numpy(), "seeds": np.array(seeds)} | ({"labels": np.array(labels)} if labels else {})
+        arrays |= {"lengths": np.array(lengths)} if lengths else {}
         np.savez(out, **arrays)
     elif not drawable(tuple(x.shape[1:])):
         raise ValueError(f"samples of shape {list(x.shape[1:])} cannot be drawn; use --out samples.npz")
@@ -145,14 +191,30 @@ def _write_samples(x: Any, seeds: list[int], chosen: list[int] | None, out: Path
     return out
 
 
-def _chosen_classes(text: str | None, classes: int | None) -> list[int] | None:
+def _chosen_classes(text: str | None, classes: int | None, names: Sequence[str] | None) -> list[int] | None:
     """The classes asked for; raises ValueError for ones that the network does not know."""
     if classes is None:
         if text is not None:
             raise ValueError("this run was trained without classes; leave --classes out")
         return None
-    chosen = numbers(text, "classes") if text else list(range(classes))
+    chosen = _numbered(text, names) if text else list(range(classes))
     wrong = [c for c in chosen if not 0 <= c < classes]
     if wrong:
         raise ValueError(f"this run has the classes 0 to {classes - 1}, got {wrong}")
     return chosen
+
+
+def _numbered(text: str, names: Sequence[str] | None) -> list[int]:
+    """ "cat,3,5-7" as numbers; a name goes before a number that looks like it."""
+    found: list[int] = []
+    for part in text.split(","):
+        if names and part.strip() in names:
+            found.append(list(names).index(part.strip()))
+        elif names and not part.strip()[:1].isdigit():
+            known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise ValueError(
+                f"there is no class {part.strip()!r}{nearest(part.strip(), names)}; the classes are {known}"
+            )
+        else:
+            found += numbers(part, "classes")
+    return found

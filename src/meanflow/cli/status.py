@@ -56,6 +56,7 @@ def lines(folder: Path) -> list[tuple[str, str]]:
     seen = max([_number(last, "images") or 0, *(int(p.name) for p in saved[-1:] if p.name.isdigit())])
     found = [("run", f"{folder}: {_condition(folder, seen, total)}")]
     found += [("damaged", str(error)) for error in (trouble, trouble_too) if error is not None]
+    found += [(f"own {what}", f"{code['name']} in {code['path']}") for what, code in _own(config)]
     found += [("images", _progress(seen, total)), *_speed(folder, last), ("checkpoint", _checkpoint(saved))]
     found += [("skipped", f"{last['skipped']:,} steps whose gradient was not finite")] if last.get("skipped") else []
     if (folder / "diagnosis.txt").exists():
@@ -63,6 +64,16 @@ def lines(folder: Path) -> list[tuple[str, str]]:
     found += [(name, line) for name in PARTS if (line := trend([r.get(name) for r in records or []]))]
     grids = sorted((folder / "grids").glob("[0-9]*.png"))
     return [*found, ("grid", str(grids[-1]) if grids else "none yet")]
+
+
+def _own(config: dict[str, Any] | None) -> list[tuple[str, dict[str, str]]]:
+    """The user's own code that a run was trained with."""
+    code = (config or {}).get("code")
+    return [
+        (what, record)
+        for what, record in (code.items() if isinstance(code, dict) else [])
+        if isinstance(record, dict) and {"name", "path"} <= record.keys()
+    ]
 
 
 def trend(values: list[Any]) -> str:

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 Cond: TypeAlias = Union[Tensor, dict[str, "Cond"], None]
-# Entries of a condition that consists of several: a class label, and what an augmentation did to the sample.
-LABEL, AUGMENT = "label", "augment"
+# Entries of a condition that consists of several: a class label, and what an augmentation did to the sample; which of
+# its values exist; what was observed of it; and the other end of its path, where data come in pairs (x, e).
+LABEL, AUGMENT, MASK, OBSERVATION, NOISE = "label", "augment", "mask", "observation", "noise"
+# Those that do not say what a sample shows, and stay where the condition is dropped.
+KEPT = (AUGMENT, MASK, OBSERVATION)
 Null: TypeAlias = Union[int, float, Tensor, Callable[[Cond], Cond], Mapping[str, "Null"], None]
 
 
@@ -31,6 +34,27 @@ def augmented(cond: Cond, labels: Tensor) -> Cond:
     return {**cond, AUGMENT: labels} if isinstance(cond, dict) else {LABEL: cond, AUGMENT: labels}
 
 
+def shown(cond: Cond) -> Cond:
+    """What a condition says of what the sample shows: its attributes, or the class label where that is all."""
+    if not isinstance(cond, dict):
+        return cond
+    rest = {key: value for key, value in cond.items() if key not in (*KEPT, NOISE)}
+    return rest.get(LABEL) if rest.keys() <= {LABEL} else rest
+
+
+def without_noise(cond: Cond) -> tuple[Cond, Tensor | None]:
+    """A condition without the other end of the path that came with it, and that end."""
+    if not isinstance(cond, dict) or NOISE not in cond:
+        return cond, None
+    noise = cond[NOISE]
+    if not isinstance(noise, Tensor):
+        raise ValueError(
+            f"the entry {NOISE!r} of a condition is the tensor e of a pair (x, e), got {type(noise).__name__}"
+        )
+    rest: dict[str, Cond] = {key: value for key, value in cond.items() if key != NOISE}
+    return (rest[LABEL] if rest.keys() == {LABEL} else rest or None), noise
+
+
 def take(cond: Cond, rows: slice | Tensor) -> Cond:
     """Rows of a condition: a slice or an index tensor along the batch."""
     return map_cond(lambda c: c[rows], cond)
@@ -49,8 +73,8 @@ def null_like(cond: Cond, null: Null) -> Cond:
     """The condition that means "none", with the structure and batch of `cond`.
 
     `null` is a number (an extra class index), a tensor (one row, or a whole batch), a callable of the
-    condition, or a dict with one of these per key. An augmentation label says what was done to a sample, not what it
-    shows: it is kept, and beside it a null that is no dict is that of the class label.
+    condition, or a dict with one of these per key. An augmentation label, a mask and an observation are kept, unless
+    null has an entry for them, and beside them a null that is no dict is that of the class label.
     Raises ValueError when it is missing or does not fit.
     """
     if cond is None:
@@ -59,11 +83,12 @@ def null_like(cond: Cond, null: Null) -> Cond:
         return null(cond)
     if isinstance(cond, Tensor):
         return _null_tensor(cond, null)
-    if AUGMENT in cond:
-        rest: Cond = {key: value for key, value in cond.items() if key != AUGMENT}
+    kept = {key: cond[key] for key in KEPT if key in cond and not (isinstance(null, Mapping) and key in null)}
+    if kept:
+        rest: Cond = {key: value for key, value in cond.items() if key not in kept}
         none = null_like(rest, null if isinstance(null, Mapping) else dict.fromkeys(rest, null)) if rest else {}
         assert isinstance(none, dict)
-        return {**none, AUGMENT: cond[AUGMENT]}
+        return {**none, **kept}
     if not isinstance(null, Mapping):
         raise ValueError(
             f"the condition is a dict with keys {sorted(cond)}, so null must be a dict with the same keys "

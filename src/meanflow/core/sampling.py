@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .conditions import Cond, Null, null_like
+from .conditions import Cond, Null, null_like, take, without_noise
 from .derivative import Net, call, evaluating
+from .masks import mask_of, masked
 from .path import check_samples, like
+from .source import Source, drawn
 
 
 def jump(net: Net, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
@@ -24,11 +26,18 @@ def jump(net: Net, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Ten
 
 
 def integrate(net: Net, z: Tensor, cond: Cond = None, *, times: Tensor) -> Tensor:
-    """Follow the decreasing times [n + 1] or [n + 1, B] with one call per interval; differentiable."""
+    """Follow the decreasing times [n + 1] or [n + 1, B] with one call per interval.
+
+    Differentiable in z, in conditions and in the network's weights, for use inside a loss. Where the condition has a
+    mask, what does not exist is zero from beginning to end.
+    """
+    cond, _ = without_noise(cond)
+    mask = mask_of(cond, z)
+    z = masked(z, mask)
     rows = times.to(z.device, torch.promote_types(z.dtype, torch.float32))
     rows = rows.reshape(len(rows), -1).expand(len(rows), len(z))
     for t, r in pairwise(rows):
-        z = jump(net, z, t=t, r=r, cond=cond)
+        z = masked(jump(net, z, t=t, r=r, cond=cond), mask)
     return z
 
 
@@ -43,7 +52,9 @@ def sample(
     guidance: float | None = None,
     null: Null = None,
 ) -> Tensor:
-    """Samples [B, *shape] from noise [B, *shape] ~ N(0, I), without dropout and without a graph.
+    """Samples [B, *shape] from noise [B, *shape], without dropout and without a graph.
+
+    noise: N(0, I), or whatever the field was trained from: its source, or the e of a pair (x, e).
 
     steps: number of network calls at equal intervals from t = 1 to t = 0 (default 1). times: instead of
     steps, any decreasing times in [0, 1], [n + 1] or one column per row [n + 1, B]; the first is the time of
@@ -58,12 +69,26 @@ def sample(
         return integrate(net, noise, cond, times=_schedule(steps, times, len(noise)))
 
 
-def noise_from_seeds(seeds: Iterable[int], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Noise [len(seeds), *shape]: each row from its own seed, whatever the batch and the device."""
-    rows = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+def noise_from_seeds(
+    seeds: Iterable[int],
+    shape: Sequence[int],
+    device: torch.device | str = "cpu",
+    *,
+    source: Source | None = None,
+    cond: Cond = None,
+) -> Tensor:
+    """Noise [len(seeds), *shape]: each row from its own seed, whatever the batch and the device.
+
+    source: where it comes from instead of N(0, I), as in the objective; cond: the conditions that it is asked with.
+    """
+    one = torch.zeros(1, *shape)
+    rows = [
+        drawn(source, one, take(cond, slice(i, i + 1)), torch.Generator().manual_seed(seed))
+        for i, seed in enumerate(seeds)
+    ]
     if not rows:
         raise ValueError("noise_from_seeds needs at least one seed")
-    return torch.stack(rows).to(device)
+    return torch.cat(rows).to(device)
 
 
 class EulerField(nn.Module):

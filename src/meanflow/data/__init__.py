@@ -4,6 +4,7 @@ from ..core.conditions import Cond
 from .array_files import arrays
 from .augment import EDMAugment, augmentation
 from .dataset import Dataset
+from .described import conditions_of, network_options
 from .embedded_digits import digits
 from .encode import Encoding, encode, round_trip
 from .errors import DataError
@@ -14,6 +15,7 @@ from .order import mix_seed, order
 from .prefetch import batches
 from .prepared import prepare
 from .samples import Samples
+from .sequences import Sequences, save_sequences
 from .sources import open_data
 from .streams import Stream
 from .tensors import Tensors
@@ -30,19 +32,23 @@ __all__ = [
     "LatentCache",
     "LatentContract",
     "Samples",
+    "Sequences",
     "Stream",
     "Tensors",
     "arrays",
     "augmentation",
     "batches",
     "check_scale",
+    "conditions_of",
     "decode_as_configured",
     "digits",
     "encode",
     "load_vae",
     "mix_seed",
+    "network_options",
     "open_data",
     "order",
     "prepare",
     "round_trip",
+    "save_sequences",
 ]

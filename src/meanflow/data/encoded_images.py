@@ -108,6 +108,7 @@ class EncodedImages:
         self._positions = self._positions[kept]
         self._conditions = conditions.rows(torch.from_numpy(kept)) if self.skipped else conditions
         self.classes, self.class_names = conditions.classes, conditions.class_names
+        self.conditions, self.values = self._conditions.cond, self._conditions.values
         counted = None if conditions.in_names else self._conditions.cond
         self._fingerprint = fingerprint.of_files(store.sizes(self._positions.tolist()), counted)
         self._blocks = store.blocks(self._positions)

@@ -23,6 +23,7 @@ from .latent_cache import LatentCache, is_latent_cache
 from .listing import check_split, no_split
 from .prepared import is_prepared, prepared
 from .samples import Samples
+from .sequences import Sequences, has_lengths, read_sequences
 from .shards import shard_paths, shards
 from .streams import Stream
 from .tables import table
@@ -47,7 +48,8 @@ def open_data(
 ) -> Dataset:
     """The data set that `source` means; a data set is returned as it is.
 
-    source: a name ("digits"); a path to a folder of images, a .zip, .tar (or a pattern such as part-{000..099}.tar, or
+    source: a list of sequences [C, L] of different lengths, or (list, cond);
+        a name ("digits"); a path to a folder of images, a .zip, .tar (or a pattern such as part-{000..099}.tar, or
         a folder of them), .parquet (or a folder of them), a folder saved by Hugging Face datasets, the files of MNIST
         or CIFAR, .npy, .npz, .csv, or what `encode` or `prepare` wrote; a tensor, an array, or (x, cond); a torch
         Dataset; anything that can be iterated, or a function that returns an iterator. A name wins over a folder of the
@@ -83,6 +85,8 @@ def _from_path(source: str, path: Path, options: ImageOptions, split: str, cond:
     if suffix == ".parquet":
         return parquet(shard_paths(source), source, options, split=split, cond=cond)
     if suffix in (".npy", ".npz"):
+        if suffix == ".npz" and has_lengths(path):
+            return _whole(read_sequences(path, cond=cond), split)
         return _whole(arrays(path, cond=cond), split)
     if not path.is_file():
         raise DataError(_unknown(source, path))
@@ -130,7 +134,9 @@ def _wrapped(source: object) -> Dataset:
     if isinstance(source, (Tensor, np.ndarray)):
         return Tensors(source)
     if isinstance(source, tuple) and len(source) == 2:
-        return Tensors(*source)
+        return Sequences(*source) if isinstance(source[0], list) else Tensors(*source)
+    if isinstance(source, list) and source and isinstance(source[0], Tensor | np.ndarray):
+        return Sequences(source)
     if isinstance(source, Dataset):
         return source
     if isinstance(source, IterableDataset):

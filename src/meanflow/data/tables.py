@@ -60,7 +60,14 @@ def _table(path: Path, cond: str | None) -> Tensors:
     if not len(x):
         raise ValueError("it has no rows")
     conditions = from_columns(texts, len(x), str(path), ",".join(texts) or "none")
-    return Tensors(x, conditions.cond, classes=conditions.classes, class_names=conditions.class_names, source=str(path))
+    return Tensors(
+        x,
+        conditions.cond,
+        classes=conditions.classes,
+        class_names=conditions.class_names,
+        values=conditions.values,
+        source=str(path),
+    )
 
 
 def _columns(reader: Any, names: list[str], chosen: list[str], where: str) -> dict[str, list[object]]:

@@ -1,6 +1,6 @@
 """Data that is already an array: own tensors, numpy arrays and memory maps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,7 @@ class Tensors:
     cond: integers [N] are class labels; else floats [N, D, ...] or a nested dict of tensors [N, ...].
     classes: number of classes, by default the largest label plus one.
     image: None takes 4 dimensions with 1 or 3 channels for images; say False for, e.g., latents with 3.
+    values: what the whole numbers of an attribute mean, by its name.
     source: what error messages and `description` call these data.
     Raises DataError, which names the first offending row, for data that would spoil a training run.
     """
@@ -37,6 +38,7 @@ class Tensors:
         classes: int | None = None,
         class_names: Sequence[str] | None = None,
         image: bool | None = None,
+        values: Mapping[str, Sequence[str]] | None = None,
         source: str = "tensors",
     ) -> None:
         rows = as_rows(x, f"{source}: x")
@@ -51,7 +53,13 @@ class Tensors:
         self.class_names = tuple(class_names) if class_names is not None else None
         self.classes = check_classes(self._cond, classes, self.class_names, source)
         self.shape: tuple[int, ...] = tuple(rows.shape[1:])
+        self.values = {name: tuple(names) for name, names in (values or {}).items()}
         self.source = source
+
+    @property
+    def conditions(self) -> Cond:
+        """Those of all samples."""
+        return self._cond
 
     def __len__(self) -> int:
         return len(self._rows)

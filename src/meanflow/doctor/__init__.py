@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ..core.conditions import Cond
+from ..own import place, told
 from .checks import check_call, check_compile, check_cost, check_derivative, check_dropout, check_times
 from .convention import check_convention
 from .factory import from_file
 from .forward_mode import check_forward_mode
 from .report import Finding, Report
-from .subject import Subject, admit, place, told
+from .subject import Subject, admit
 
 __all__ = ["Finding", "Report", "doctor", "from_file"]
 

@@ -17,8 +17,9 @@ from ..core.path import relative
 from ..core.times import Times
 from ..objectives import FlowMatching, MeanFlow
 from ..objectives.check import Filled, check_labels, check_time, check_weights
+from ..own import told
 from .report import Finding
-from .subject import Subject, filled, told
+from .subject import Subject, filled
 
 # Largest relative difference of du/dt to finite differences, in float64 and where the network rounds to float32.
 EXACT, ROUNDED = 1e-5, 1e-2

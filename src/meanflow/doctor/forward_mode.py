@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ..core.derivative import _UNFOLLOWED, call, jvp
 from ..core.dual import NotDual, dual_jvp
+from ..own import told
 from .report import Finding
-from .subject import Subject, told
+from .subject import Subject
 
 # What a module was called with: the flattened arguments, their structure, and the places that move with z and t.
 Inputs = tuple[list[Any], Any, list[int]]

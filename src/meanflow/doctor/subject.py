@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +12,9 @@ from torch import Tensor, nn
 from ..core.conditions import Cond, map_cond, take
 from ..core.path import check_samples
 from ..objectives.check import Filled
+from ..own import told
 
 ROWS = 4
-_PACKAGE = Path(__file__).parents[1]
-_TORCH = Path(torch.__file__).parent
 
 
 @dataclass
@@ -82,24 +79,6 @@ def filled(net: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     twin = copy.deepcopy(net)
     twin.load_state_dict(Filled(twin).fill, strict=False)
     return twin if dtype is None else twin.to(dtype)
-
-
-def told(error: BaseException) -> str:
-    """An exception in one line, with the place in the user's own code."""
-    first = (str(error).strip() or "no message").splitlines()[0]
-    where = place(error)
-    return f"{type(error).__name__}: {first}" + (f" ({where})" if where else "")
-
-
-def place(error: BaseException) -> str:
-    """file:line of the innermost frame outside this library and torch, empty when there is none."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if not frame.filename.startswith("<") and _PACKAGE not in path.parents and _TORCH not in path.parents:
-            return f"{path}:{frame.lineno}"
-    return ""
 
 
 def _copied(net: nn.Module) -> nn.Module:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.sampling import GuidedField, _schedule
-from ..data import VAE, Dataset, LatentContract, open_data
+from ..data import VAE, LatentContract
 from ..training import load
-from ..training.run import read_config
+from ..training.run import class_names, read_config
 from .files import Draw, write
 from .programs import Bytes, Decoder, Field, Half, Sampler
 
@@ -155,21 +155,9 @@ def _subject(
     return _Subject(wrapped, example, about)
 
 
-def data_of(config: dict[str, Any]) -> Dataset | None:
-    """The data of a run where its config.json says that they are, if they can be opened."""
-    source = config["data"].get("source")
-    name = str(source).partition(":")[0] if source else ""
-    try:
-        return open_data(name) if name == "digits" or (name and Path(name).exists()) else None
-    except (ValueError, OSError):
-        return None
-
-
 def _names(config: dict[str, Any], given: Sequence[str] | None) -> list[str] | None:
-    if given is None and config["data"].get("classes"):
-        data = data_of(config)
-        given = data.class_names if data is not None else None
-    return list(given) if given else None
+    names = given or class_names(config)
+    return list(names) if names else None
 
 
 def _half(net: nn.Module, null: Any) -> nn.Module:

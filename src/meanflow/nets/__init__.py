@@ -9,9 +9,10 @@ from torch import nn
 
 from .dit import PATCHES, SIZES, DiT
 from .mlp import MLP
+from .sequence import SequenceDiT
 from .unet import UNet
 
-NETS: dict[str, type[nn.Module]] = {"DiT": DiT, "MLP": MLP, "UNet": UNet}
+NETS: dict[str, type[nn.Module]] = {"DiT": DiT, "MLP": MLP, "SequenceDiT": SequenceDiT, "UNet": UNet}
 
 
 def build(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -21,4 +22,4 @@ def build(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
     return NETS[kind](**{**arguments, "shape": tuple(arguments["shape"])})
 
 
-__all__ = ["MLP", "NETS", "PATCHES", "SIZES", "DiT", "UNet", "build"]
+__all__ = ["MLP", "NETS", "PATCHES", "SIZES", "DiT", "SequenceDiT", "UNet", "build"]

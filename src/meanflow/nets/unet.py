@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.conditions import AUGMENT, LABEL, Cond
-from .layers import CONDITIONINGS, ConditionEmbedding, Conditioning
+from ..core.conditions import AUGMENT, Cond
+from .layers import CONDITIONINGS, ConditionEmbedding, Conditioning, observed, plain_attributes
 
 Resample = Literal["down", "up"]
 
@@ -21,9 +22,10 @@ class UNet(nn.Module):
     shape: (C, H, W). channels: of the first convolution. multipliers: channels of each resolution in units of
     `channels`; each resolution has half the side of the one before. blocks: residual blocks per resolution.
     attention: sides (the shorter one) of the feature maps that attend to themselves. augment_features: length of the
-    augmentation label, None without. classes: as in DiT. conditioning: which times the network sees; their
-    embeddings are concatenated.
-    The condition is None, class labels [B], or a dict with "label" and "augment" [B, augment_features]; without
+    augmentation label, None without. classes, condition_features, attributes, observation: as in DiT. conditioning:
+    which times the network sees; their embeddings are concatenated.
+    The condition is None, class labels [B], or a dict, with "label" for them and "augment" [B, augment_features];
+    without
     "augment" the image counts as not augmented.
     Raises ValueError when the image cannot be halved often enough.
     Source: arXiv:2011.13456 (DDPM++), arXiv:2206.00364, table 7 (the version used here), arXiv:2505.13447, appendix A.
@@ -42,6 +44,9 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         augment_features: int | None = None,
         classes: int | None = None,
+        condition_features: int | None = None,
+        attributes: Mapping[str, Mapping[str, Any]] | None = None,
+        observation: int | None = None,
         conditioning: Conditioning = "t,t-r",
     ) -> None:
         super().__init__()
@@ -54,6 +59,9 @@ class UNet(nn.Module):
             "dropout": dropout,
             "augment_features": augment_features,
             "classes": classes,
+            "condition_features": condition_features,
+            "attributes": plain_attributes(attributes),
+            "observation": observation,
             "conditioning": conditioning,
         }
         self.shape = _checked_shape(shape, channels, len(multipliers))
@@ -63,10 +71,11 @@ class UNet(nn.Module):
         waves, width = 2 * channels, 4 * channels  # features per time, and of the common embedding
         self.register_buffer("frequencies", _frequencies(waves), persistent=False)
         self.augment = nn.Linear(augment_features, waves * len(self.times), bias=False) if augment_features else None
-        self.condition = ConditionEmbedding(waves * len(self.times), classes, None)
+        self.condition = ConditionEmbedding(waves * len(self.times), classes, condition_features, attributes)
         self.hidden = nn.Linear(waves * len(self.times), width)
         self.embedding = nn.Linear(width, width)
-        self.first = nn.Conv2d(shape[0], channels, 3, padding=1)
+        self.observation = observation
+        self.first = nn.Conv2d(shape[0] + (observation or 0), channels, 3, padding=1)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         self._add_blocks([channels * m for m in multipliers], blocks, set(attention), width, dropout)
         self.norm = _group_norm(channels * multipliers[0])
@@ -74,16 +83,16 @@ class UNet(nn.Module):
         self._initialize()
 
     @property
-    def null(self) -> int | None:
-        """The class label that means "none"."""
-        return self.condition.classes
+    def null(self) -> Any:
+        """The condition that means "none": a class label, a vector, or a dict of them."""
+        return self.condition.null
 
     def forward(self, z: Tensor, *, t: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
         """z [B, C, H, W], t, r [B], cond None, class labels [B] or a dict -> u [B, C, H, W]."""
         if z.shape[1:] != self.shape:
             raise ValueError(f"this U-Net takes samples [B, {', '.join(map(str, self.shape))}], got {list(z.shape)}")
         c = self._embed(z, t, r, cond)  # [B, width]
-        x = self.first(z)
+        x = self.first(observed(z, cond, self.observation))
         skips = [x]
         for block in self.encoder:
             x = block(x, c)
@@ -96,12 +105,12 @@ class UNet(nn.Module):
 
     def _embed(self, z: Tensor, t: Tensor, r: Tensor, cond: Cond) -> Tensor:
         """Times, label and augmentation as one vector [B, width], in float32 or better whatever the autocast."""
-        label, augment = (cond.get(LABEL), cond.get(AUGMENT)) if isinstance(cond, dict) else (cond, None)
+        augment = cond.get(AUGMENT) if isinstance(cond, dict) else None
         times = {"t": t, "r": r, "t-r": t - r}
         with torch.autocast(z.device.type, enabled=False):
             angles = [times[name][:, None] * self.frequencies.to(t.dtype) for name in self.times]
             waves = torch.cat([w for a in angles for w in (a.sin(), a.cos())], dim=1).to(self.hidden.weight.dtype)
-            waves = waves + self.condition(label, z)
+            waves = waves + self.condition(cond, z)
             if augment is not None:
                 waves = waves + self._augmentation(augment)
             return F.silu(self.embedding(F.silu(self.hidden(waves))))

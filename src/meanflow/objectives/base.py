@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.compiled import Compiled, prepare
-from ..core.conditions import Cond, Null, null_like, where
+from ..core.conditions import Cond, Null, null_like, where, without_noise
 from ..core.derivative import Autocast
 from ..core.path import check_samples, check_times
+from ..core.source import RowSource, Source, drawn
 from ..core.weighting import AdaptiveWeight
 
 
@@ -51,9 +52,14 @@ class Objective(nn.Module):
     weighting: AdaptiveWeight
     field: str  # "average" when sampling may jump over intervals, "instantaneous" when only Euler steps are right
 
-    def __init__(self, net: nn.Module, null: Null = None, precision: Precision = "fp32") -> None:
+    def __init__(
+        self, net: nn.Module, null: Null = None, precision: Precision = "fp32", source: Source | None = None
+    ) -> None:
         super().__init__()
         check_precision(precision)
+        if source is not None and not callable(source):
+            raise ValueError(f"source must be called as source(x, cond, generator), got {type(source).__name__}")
+        self.source = source
         self.net, self.precision = net, precision
         self._autocast = Autocast(net)
         self._compiled: Compiled | None = None
@@ -83,6 +89,15 @@ class Objective(nn.Module):
     def _run(self, *args: Any) -> Output:
         return (self._compiled or self._loss)(*args).output
 
+    def noise(self, x: Tensor, cond: Cond, generator: torch.Generator | None) -> tuple[Tensor, Cond]:
+        """The other end of the path for x: what the data give as its pair, else the source; and the rest of cond."""
+        cond, noise = without_noise(cond)
+        if noise is None:
+            return drawn(self.source, x, cond, generator), cond
+        if noise.shape != x.shape:
+            raise ValueError(f"data in pairs (x, e) need e of the shape of x, {list(x.shape)}, got {list(noise.shape)}")
+        return noise.to(x.dtype), cond
+
     def drop(self, cond: Cond, dropped: Tensor | None) -> Cond:
         """The condition with "none" in the dropped rows [B]."""
         if cond is None or dropped is None:
@@ -102,13 +117,15 @@ def plain(value: Any) -> Any:
     """A setting as JSON-able data; dataclasses carry their type's name."""
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__, **{k: plain(getattr(value, k)) for k in asdict(value)}}
+    if isinstance(value, RowSource):
+        return value.record()
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
-    return getattr(value, "__qualname__", value) if callable(value) else value
+    return getattr(value, "__qualname__", type(value).__qualname__) if callable(value) else value
 
 
 def mean(values: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..core.conditions import Cond, take
+from ..core.conditions import Cond, shown, take, without_noise
 from ..core.derivative import central_difference, evaluating, jvp
 from .base import Objective
 
@@ -22,7 +22,7 @@ def check_network(objective: Objective, x: Tensor, cond: Cond = None) -> None:
     forward-mode differentiation sees. Parameters that are zero, as in adaLN-Zero, or nearly, as in EDM's U-Net, are
     filled with small noise for this: they would hide every dependence.
     """
-    x, cond = x[:2], take(cond, slice(0, 2))
+    x, cond = x[:2], take(without_noise(cond)[0], slice(0, 2))
     check_labels(objective, cond)
     check_weights(objective.net)
     average = objective.field == "average"
@@ -37,7 +37,7 @@ def check_network(objective: Objective, x: Tensor, cond: Cond = None) -> None:
 
 def check_labels(objective: Objective, cond: Cond) -> None:
     """Raise ValueError for class labels beyond the network's table, and for labels that it cannot take."""
-    classes = objective.null if isinstance(objective.null, int) else None
+    classes, cond = objective.null if isinstance(objective.null, int) else None, shown(cond)
     if classes is None or not isinstance(cond, Tensor) or cond.is_floating_point():
         return
     if int(cond.max()) > classes or int(cond.min()) < 0:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.conditions import Cond, Null, null_like, take
+from ..core.conditions import Cond, Null, null_like, take, without_noise
 from ..core.derivative import MODES, Mode, call, evaluating, mean_velocity_target, predict
 from ..core.guidance import Guidance
+from ..core.masks import mask_of, masked, sizes
 from ..core.path import check_samples, conditional_velocity, interpolate, like
+from ..core.source import Source
 from ..core.times import Pairs, Times
 from ..core.weighting import AdaptiveWeight, squared_norm
 from .base import Objective, Output, Precision, Step, check_batch, check_precision, mean, plain
@@ -24,7 +26,9 @@ class MeanFlow(Objective):
     tangent: of (r, t) in the derivative, (0, 1) is right; the others of table 1b are for teaching.
     null: what "no condition" is; None takes the network's own `null`. precision: "fp32", or "bf16" for the
     network under autocast, everything else in float32. derivative_precision: the same for the pass that gives
-    du/dt, as the precision by default.
+    du/dt, as the precision by default. source: where the other end of the path comes from, called as
+    source(x, cond, generator); None is N(0, I). Data in pairs (x, e) have e in the condition's entry "noise" instead.
+    Where the condition has a "mask", what does not exist enters neither network, derivative nor loss.
     Source: arXiv:2505.13447, eq. 6-11 and 17-22.
     """
 
@@ -42,8 +46,9 @@ class MeanFlow(Objective):
         null: Null = None,
         precision: Precision = "fp32",
         derivative_precision: Precision | None = None,
+        source: Source | None = None,
     ) -> None:
-        super().__init__(net, null, precision)
+        super().__init__(net, null, precision, source)
         check_precision(derivative_precision or precision)
         if derivative not in MODES:
             raise ValueError(f"derivative must be one of {', '.join(MODES)}, got {derivative!r}")
@@ -70,13 +75,14 @@ class MeanFlow(Objective):
             "null": plain(self.null),
             "precision": self.precision,
             "derivative_precision": self.derivative_precision,
+            "source": plain(self.source),
         }
 
     def forward(self, x: Tensor, cond: Cond = None, *, generator: torch.Generator | None = None) -> Output:
         """Draw times, noise and dropped rows for data x [B, *shape] and return the loss."""
         check_samples(x)
         t, r, equal = self.times.draw(len(x), generator, x.device)
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        noise, cond = self.noise(x, cond, generator)
         dropped: Tensor | None = None
         leading: int | None = 0
         if self.guidance is not None and cond is not None:
@@ -103,7 +109,7 @@ class MeanFlow(Objective):
         Raises ValueError for times out of order or range and for shapes that do not fit.
         """
         check_batch(x, noise, t, r)
-        return self._loss_in_order(x, cond, noise, Pairs(t, r, None), dropped)
+        return self._loss_in_order(x, without_noise(cond)[0], noise, Pairs(t, r, None), dropped)
 
     def _static(self, leading: int | None, n: int) -> int:
         """A number of leading dropped rows that takes two values only: compiled graphs are for fixed shapes."""
@@ -120,10 +126,13 @@ class MeanFlow(Objective):
         """
         t, r, equal = times
         assert equal is not None
+        mask = mask_of(cond, x)
+        x, noise = masked(x, mask), masked(noise, mask)
         z, v = interpolate(x, noise, t), conditional_velocity(x, noise)
         early, late = slice(None, equal), slice(equal, None)
         u_null = self._null_field(z, t, cond, _kept(dropped, leading))
-        v_late = self._guided(late, z, v, t, cond, dropped, leading, u_null)
+        # It is the tangent of z as well, so it must be zero where z has nothing, whatever guidance added there.
+        v_late = masked(self._guided(late, z, v, t, cond, dropped, leading, u_null), _rows(mask, late))
         u, dudt = predict(
             self.called(),
             z,
@@ -138,10 +147,10 @@ class MeanFlow(Objective):
         )
         v_early = self._guided(early, z, v, t, cond, dropped, leading, u_null, u[early].detach())
         target = torch.cat([v_early, mean_velocity_target(v_late, dudt, t[late], r[late])])
-        squared = squared_norm(u - target)
+        squared = squared_norm(masked(u - target, mask))
         weight = self.weighting(squared)
-        v_error = squared_norm(u.detach() - v)
-        parts = _parts(squared, v_error, weight, u, dudt, equal)
+        v_error = squared_norm(masked(u.detach() - v, mask))
+        parts = _parts(squared, v_error, weight, u, dudt, equal, mask)
         rows = {"squared_error": squared.detach(), "v_error": v_error}
         return Step(Output((weight * squared).mean(), parts, rows), u.detach(), dudt)
 
@@ -217,13 +226,20 @@ def _drops_out(net: nn.Module) -> bool:
     return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in net.modules())
 
 
-def _parts(squared: Tensor, v_error: Tensor, weight: Tensor, u: Tensor, dudt: Tensor, equal: int) -> dict[str, Tensor]:
+def _rows(mask: Tensor | None, rows: slice) -> Tensor | None:
+    return None if mask is None else mask[rows]
+
+
+def _parts(
+    squared: Tensor, v_error: Tensor, weight: Tensor, u: Tensor, dudt: Tensor, equal: int, mask: Tensor | None
+) -> dict[str, Tensor]:
     """Raw means per dimension: mse_v on the r = t rows, mse_u on the r < t rows, and how large du/dt is."""
-    size = u[0].numel()
+    early, late = slice(None, equal), slice(equal, None)
     parts = {"weight": mean(weight)}
     if equal > 0:
-        parts["mse_v"] = mean(v_error[:equal]) / size
+        parts["mse_v"] = mean(v_error[early] / sizes(u[early], _rows(mask, early)))
     if equal < len(u):
-        parts["mse_u"] = mean(squared[equal:]) / size
-        parts["dudt_ratio"] = dudt.norm() / u[equal:].detach().norm().clamp_min(1e-12)
+        here = _rows(mask, late)
+        parts["mse_u"] = mean(squared[late] / sizes(u[late], here))
+        parts["dudt_ratio"] = masked(dudt, here).norm() / masked(u[late].detach(), here).norm().clamp_min(1e-12)
     return parts

@@ -15,7 +15,7 @@ import torch
 
 from ..data import Dataset, open_data
 from ..export import export_decoder, export_field
-from ..export.export import Weights, data_of
+from ..export.export import Weights
 from ..training.run import read_config
 from .runtime import RUNTIME, find_runtime, packed
 
@@ -81,6 +81,16 @@ def page(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Page(out, sum(f.stat().st_size for f in out.rglob("*") if f.is_file()), max(done.differences.values()))
+
+
+def data_of(config: dict[str, Any]) -> Dataset | None:
+    """The data of a run where its config.json says that they are, if they can be opened."""
+    source = config["data"].get("source")
+    name = str(source).partition(":")[0] if source else ""
+    try:
+        return open_data(name) if name == "digits" or (name and Path(name).exists()) else None
+    except (ValueError, OSError):
+        return None
 
 
 def _showable(run: Path, config: dict[str, Any]) -> tuple[int, ...]:

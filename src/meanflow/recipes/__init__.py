@@ -1,7 +1,7 @@
 """Complete settings under a name."""
 
 from .cells import Cell, cell, cells
-from .config import NetSettings, ObjectiveSettings, Recipe, TimesSettings, build, build_net, build_objective
+from .config import NetSettings, ObjectiveSettings, Recipe, TimesSettings, build, build_net, build_objective, build_own
 from .cost import Cost, Estimate, cost, gpu_hours
 from .leaves import changed, changes, leaves, option, options
 from .notices import batch_notice, expected, notices
@@ -23,6 +23,7 @@ __all__ = [
     "build",
     "build_net",
     "build_objective",
+    "build_own",
     "cell",
     "cells",
     "changed",

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 from tyro.conf import arg
 
+from ..core.conditions import MASK, OBSERVATION
 from ..core.derivative import Mode
 from ..core.guidance import Guidance
+from ..core.source import GaussianSource, Source, UniformSource
 from ..core.times import LogitNormal, TimeDistribution, Times, Uniform
 from ..core.weighting import AdaptiveWeight
-from ..data import Dataset, EDMAugment
-from ..nets import MLP, DiT, UNet
+from ..data import Dataset, EDMAugment, conditions_of, network_options
+from ..nets import MLP, DiT, SequenceDiT, UNet
 from ..nets.layers import Conditioning
 from ..objectives import FlowMatching, MeanFlow, Objective
 from ..objectives.base import Precision
+from ..own import named, network
 from ..training import Training
+
+TOKENS = 64  # at most so many where the patch is chosen; our choice
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class NetSettings:
     """The network; its input shape and classes come from the data."""
 
     kind: Literal["dit", "unet", "mlp"] = "dit"
-    """dit: transformer for images; unet: convolutions for images; mlp: residual perceptron for samples of any shape."""
+    """dit: transformer for images and for sequences (C, L); unet: convolutions for images; mlp: residual perceptron for
+    samples of any shape."""
     size: str | None = None
     """Published DiT size such as B/4 (S, B, M, L, XL with patch 2, 4, 8); sets patch, width, depth and heads."""
     patch: int | None = None
@@ -82,6 +89,8 @@ class ObjectiveSettings:
     """fp32, or bf16 for the network under autocast with everything else in fp32."""
     derivative_precision: Precision | None = None
     """Precision of the pass that gives du/dt; None takes that of the rest."""
+    source: str | None = None
+    """Where samples start: gaussian(mean,std) or uniform(low,high); None is gaussian(0,1)."""
     tangent: tuple[float, float] = (0.0, 1.0)
     """Tangent of (r, t); (0, 1) is right, the others of table 1b are for teaching."""
 
@@ -95,16 +104,19 @@ class Recipe:
     training: Annotated[Training, arg(name="")] = field(default_factory=Training)
 
 
-def build(recipe: Recipe, data: Dataset) -> Objective:
+def build(recipe: Recipe, data: Dataset, own: str | None = None) -> Objective:
     """The objective around a new network for these data, initialised from the recipe's seed.
 
-    Raises ValueError with an estimate where that cannot fit into memory.
+    own: the network of the user's that PATH.py:NAME or module:NAME means, instead of the recipe's. Raises ValueError
+    with an estimate where the recipe's cannot fit into memory.
     """
-    from .room import check_room  # here, because it needs the settings above
+    if own is None:
+        from .room import check_room  # here, because it needs the settings above
 
-    check_room(recipe, data)
+        check_room(recipe, data)
     torch.manual_seed(recipe.training.seed)
-    net = build_net(recipe.net, data, recipe.training.augment == "edm")
+    told = recipe.training.augment == "edm"
+    net = build_net(recipe.net, data, told) if own is None else build_own(own, data, told)
     return build_objective(_for_data(recipe.objective, data), net)
 
 
@@ -116,11 +128,25 @@ def _for_data(s: ObjectiveSettings, data: Dataset) -> ObjectiveSettings:
 
 
 def build_net(s: NetSettings, data: Dataset, told: bool = False) -> nn.Module:
-    """The network for samples of the data's shape and classes; told: whether a U-Net takes augmentation labels."""
-    options = {"classes": data.classes, "conditioning": s.conditioning}
-    shape = tuple(data.shape)
+    """The network for samples of the data's shape and conditions; told: whether a U-Net takes augmentation labels.
+
+    Raises ValueError for conditions or lengths that no built-in network of this kind takes.
+    """
+    return net_for(s, tuple(data.shape), conditions_of(data), told)
+
+
+def net_for(s: NetSettings, shape: tuple[int, ...], conditions: Mapping[str, Any], told: bool = False) -> nn.Module:
+    """The same for samples of a shape with conditions as `conditions_of` describes them."""
+    options = {**network_options(conditions), "conditioning": s.conditioning}
+    if MASK in conditions and not (s.kind == "dit" and len(shape) == 2):
+        raise ValueError(
+            f"samples {shape} with a mask of what exists need a network that looks at it: --net.kind dit for sequences "
+            "(C, L), or one of your own with --net (docs/own-code.md)"
+        )
     if s.kind == "mlp":
-        return MLP(shape, width=s.width, depth=s.depth, **options)  # type: ignore[arg-type]
+        if OBSERVATION in conditions:
+            options["observation"] = math.prod(conditions[OBSERVATION]["shape"])
+        return MLP(shape, width=s.width, depth=s.depth, **options)
     if s.kind == "unet":
         return UNet(
             shape,  # type: ignore[arg-type]
@@ -130,12 +156,21 @@ def build_net(s: NetSettings, data: Dataset, told: bool = False) -> nn.Module:
             attention=s.attention,
             dropout=s.dropout,
             augment_features=EDMAugment().features if told else None,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
     if s.size is not None:
         return DiT.of_size(s.size, shape, **options)  # type: ignore[arg-type]
+    if len(shape) == 2:
+        patch = s.patch or max(1, -(-shape[1] // TOKENS))
+        return SequenceDiT(shape, patch=patch, width=s.width, depth=s.depth, heads=s.heads, **options)
     patch = s.patch or (_patch(shape[1], shape[2]) if len(shape) == 3 else 1)
     return DiT(shape, patch=patch, width=s.width, depth=s.depth, heads=s.heads, **options)  # type: ignore[arg-type]
+
+
+def build_own(target: str, data: Dataset, told: bool = False) -> nn.Module:
+    """The user's own network, which may ask for the shape and the classes of the data by name."""
+    offered = {"shape": tuple(data.shape), "classes": data.classes, "conditions": conditions_of(data, scan=False)}
+    return network(named(target), offered | ({"augment_features": EDMAugment().features} if told else {}))
 
 
 def build_objective(s: ObjectiveSettings, net: nn.Module) -> Objective:
@@ -149,6 +184,7 @@ def build_objective(s: ObjectiveSettings, net: nn.Module) -> Objective:
             drop=s.guidance.drop,
             drop_rows=s.guidance.drop_rows,
             precision=s.precision,
+            source=parse_source(s.source),
         )
     t = s.times
     return MeanFlow(
@@ -160,19 +196,34 @@ def build_objective(s: ObjectiveSettings, net: nn.Module) -> Objective:
         tangent=s.tangent,
         derivative_precision=s.derivative_precision,
         precision=s.precision,
+        source=parse_source(s.source),
     )
 
 
 def parse_time(text: str) -> TimeDistribution:
     """ "lognorm(-0.4,1)" or "uniform(0,1)" as a distribution; raises ValueError for anything else."""
-    match = re.fullmatch(r"\s*(lognorm|uniform)\s*\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\)\s*", text)
+    kind, first, second = _two_numbers(text, "lognorm(mean,std)", "times")
+    return (LogitNormal if kind == "lognorm" else Uniform)(first, second)
+
+
+def parse_source(text: str | None) -> Source | None:
+    """ "gaussian(0,2)" or "uniform(-1,1)" as a source; None for none. Raises ValueError for anything else."""
+    if text is None:
+        return None
+    kind, first, second = _two_numbers(text, "gaussian(mean,std)", "sources")
+    return (GaussianSource if kind == "gaussian" else UniformSource)(first, second)
+
+
+def _two_numbers(text: str, one: str, what: str) -> tuple[str, float, float]:
+    """Name and numbers of a distribution; `one`: how it is written where it is not uniform(low,high)."""
+    name = one.partition("(")[0]
+    match = re.fullmatch(rf"\s*({name}|uniform)\s*\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\)\s*", text)
     if not match:
-        raise ValueError(f"times are written lognorm(mean,std) or uniform(low,high), got {text!r}")
-    kind, first, second = match.groups()
-    return (LogitNormal if kind == "lognorm" else Uniform)(float(first), float(second))
+        raise ValueError(f"{what} are written {one} or uniform(low,high), got {text!r}")
+    return match[1], float(match[2]), float(match[3])
 
 
-def _patch(height: int, width: int, tokens: int = 64) -> int:
+def _patch(height: int, width: int, tokens: int = TOKENS) -> int:
     """The smallest patch that divides both sides and leaves at most `tokens` tokens."""
     common = math.gcd(height, width)
     fits = [p for p in range(1, common + 1) if common % p == 0]

@@ -13,14 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..bench import flops, peak_bytes
 from ..bench.cost import Work
-from ..core.conditions import Cond, augmented
+from ..core.conditions import LABEL, Cond, augmented
 from ..core.times import Pairs
 from ..core.weighting import AdaptiveWeight
-from ..data import EDMAugment, Tensors
+from ..data import EDMAugment
 from ..nets.dit import SIZES
 from ..objectives import FlowMatching, MeanFlow, Objective
 from ..training import Training
-from .config import NetSettings, ObjectiveSettings, Recipe, TimesSettings, build_net, build_objective
+from .config import NetSettings, ObjectiveSettings, Recipe, TimesSettings, build_objective, net_for
 
 # FLOP/s of an H100 SXM in bf16, dense: NVIDIA's data sheet.
 H100 = 989e12
@@ -135,10 +135,10 @@ class _Samples:
 
 @lru_cache(maxsize=64)
 def _counted(settings: NetSettings, objective: ObjectiveSettings, samples: _Samples) -> Cost:
-    data = Tensors(samples.x(1), replace(samples, told=False).cond(1), classes=samples.classes)
+    conditions = {} if samples.classes is None else {LABEL: {"classes": samples.classes}}
     # Fake tensors on the CPU: the meta device has no autocast.
     with FakeTensorMode():
-        net = build_net(settings, data, samples.told)
+        net = net_for(settings, samples.shape, conditions, samples.told)
         flow = FlowMatching(net, precision=objective.precision)
         # The difference leaves out what a step holds whatever the batch, such as weights cast to bfloat16.
         held = peak_bytes(_step(flow, samples, 2 * ROWS)) - peak_bytes(_step(flow, samples, ROWS))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
 
+from ..core.conditions import MASK
 from ..core.guidance import Guidance
 from ..core.weighting import AdaptiveWeight
 from ..data import Dataset
@@ -143,7 +144,9 @@ def default_name(data: Dataset, source: str) -> str:
     """The recipe that fits data for which none was named."""
     if source == "digits":
         return "digits"
-    return "dit-tiny" if len(data.shape) == 3 else "points"
+    cond = data.batch([0])[1]
+    padded = isinstance(cond, dict) and MASK in cond
+    return "dit-tiny" if len(data.shape) == 3 or padded else "points"
 
 
 def _flow_matching() -> ObjectiveSettings:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.conditions import LABEL
 from ..core.sampling import noise_from_seeds, sample
 from ..evaluation.pictures import drawable
 from ..training import load
-from ..training.run import read_config
+from ..training.published import find
+from ..training.run import class_names, read_config
 
 
 class Generator:
@@ -34,11 +36,15 @@ class Generator:
         self.device = torch.device(device)
         self.net: nn.Module = load(run, ema=ema, raw=raw, device=self.device)
         self.shape: tuple[int, ...] = tuple(self.net.shape)  # type: ignore[arg-type]
-        null = self.net.null
-        if null is not None and not isinstance(null, int):
+        null, asked = self.net.null, set(self.net.conditions) - {LABEL}  # type: ignore[arg-type]
+        if asked or (null is not None and not isinstance(null, int)):
             raise ValueError(f"{run} takes a condition that is no class; the service knows classes and none so far")
+        if isinstance(self.net.source, str):
+            raise ValueError(
+                f"{run} starts from {self.net.source}, which only you have; the service draws its own noise"
+            )
         self.classes: int | None = null
-        self.class_names = class_names(read_config(run), self.classes)
+        self.class_names = class_names(read_config(find(run))) or tuple(map(str, range(null or 0)))
         contract: Any = self.net.latents
         self._vae = contract.load_vae(vae, device=self.device) if contract is not None else None
         self._contract = contract
@@ -76,12 +82,7 @@ class Generator:
         self, seeds: Sequence[int], labels: Sequence[int] | None, times: Sequence[float], guidance: float | None
     ) -> Tensor:
         """Samples [B, *shape] on the CPU; of a run of latents the decoded images."""
-        noise = noise_from_seeds(seeds, self.shape, self.device)
+        noise = noise_from_seeds(seeds, self.shape, self.device, source=self.net.source)  # type: ignore[arg-type]
         cond = None if labels is None else torch.tensor(labels, device=self.device)
         x = sample(self.net, noise, cond, times=times, guidance=guidance)
         return (x if self._contract is None else self._contract.decode(x, self._vae)).cpu()
-
-
-def class_names(config: dict[str, Any], classes: int | None) -> tuple[str, ...]:
-    """Names of the classes of a run, their numbers where it has no names."""
-    return tuple(config["data"].get("class_names") or map(str, range(classes or 0)))

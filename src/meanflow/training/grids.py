@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.conditions import Cond, map_cond, take
+from ..core.conditions import Cond, map_cond, take, without_noise
 from ..core.sampling import EulerField, noise_from_seeds, sample
 from ..data import Dataset
 from ..evaluation.pictures import picture, save_picture
@@ -69,14 +69,17 @@ def _copy_into(targets: dict[str, Tensor], values: dict[str, Tensor]) -> None:
 def _samples(
     objective: Objective, numbers: list[int], cond: Cond, shape: tuple[int, ...], device: torch.device
 ) -> Tensor:
-    noise = noise_from_seeds(numbers, shape, device).to(next(objective.parameters()).dtype)
-    rows = map_cond(lambda c: c.to(device), take(cond, torch.tensor(numbers)))
+    dtype = next(objective.parameters()).dtype
+    rows, noise = without_noise(take(cond, torch.tensor(numbers)))
+    if noise is None:
+        noise = noise_from_seeds(numbers, shape, source=objective.source, cond=rows)
+    rows, noise = map_cond(lambda c: c.to(device), rows), noise.to(device, dtype)
     flow = objective.field == "instantaneous"
     return sample(EulerField(objective.net) if flow else objective.net, noise, rows, steps=16 if flow else 1).cpu()
 
 
 def _grid_cond(data: Dataset, count: int) -> Cond:
-    """Classes in turn, or the conditions of the first samples."""
-    if data.classes is not None:
+    """Classes in turn where they are all there is, else the conditions of the first samples."""
+    if data.classes is not None and isinstance(data.batch([0])[1], Tensor):
         return torch.arange(count) % data.classes
     return data.batch([i % len(data) for i in range(count)])[1]

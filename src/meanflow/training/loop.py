@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..core.conditions import MASK, NOISE, OBSERVATION, shown
 from ..data import Dataset, EDMAugment, batches, check_scale, open_data
 from ..data.prefetch import Batch, numbers
 from ..objectives import Objective, check_network
@@ -54,12 +55,15 @@ def fit(
     *,
     out: str | Path,
     training: Training | None = None,
+    code: dict[str, dict[str, str]] | None = None,
     **options: Any,
 ) -> Run:
     """Train an objective on data and keep everything in the folder `out`; the same call again resumes.
 
     data: a Dataset, a tensor, a pair (x, cond), or what open_data takes. training, options: see Training,
-    e.g. images=400_000, batch=128, lr=1e-3. Started by torchrun, all its processes share every batch.
+    e.g. images=400_000, batch=128, lr=1e-3. code: records of where network and data of the user's own come from; by
+    default of the class of a network that is not of this library. Started by torchrun, all its processes share every
+    batch.
     Raises ValueError before anything is written when network, data or settings do not fit, and when `out`
     holds another run; FloatingPointError when too many steps in a row are not finite; CheckpointError when
     saving fails.
@@ -72,7 +76,7 @@ def fit(
         objective.to(device).train()
         world.together(lambda: _check(objective, dataset, device, s.augment))
         _prepare(objective, s, world)
-        config = describe(objective, dataset, s)
+        config = describe(objective, dataset, s, code)
         folder = world.once(lambda: held.enter_context(opened(Path(out), config)))
         held.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
         yardstick = Yardstick(objective, dataset, device)
@@ -297,7 +301,12 @@ def _check(objective: Objective, data: Dataset, device: torch.device, augment: s
             f"the data have {data.classes} classes, the network {objective.null}; build it with classes={data.classes}"
         )
     x, cond = data.batch([0, min(1, len(data) - 1)])
-    if cond is None and getattr(objective, "guidance", None) is not None:
+    if augment != "none" and isinstance(cond, dict) and {MASK, OBSERVATION, NOISE} & cond.keys():
+        raise ValueError(
+            f"augment={augment!r} would change the samples and not their mask, observation or noise; augment them in "
+            "a data set of your own, all alike"
+        )
+    if shown(cond) is None and getattr(objective, "guidance", None) is not None:
         raise ValueError("guidance needs conditions, but the data have no labels; use guidance=None")
     check_scale(data)
     check_network(objective, *to_device((x, cond), device))

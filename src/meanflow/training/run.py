@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..core.conditions import LABEL
 from ..core.guidance import Guidance
 from ..core.sampling import EulerField
-from ..data import Dataset, LatentContract
-from ..nets import build
+from ..core.source import NAMED_SOURCES
+from ..data import DataError, Dataset, LatentContract, conditions_of
+from ..nets import NETS, build
 from ..objectives import Objective
 from ..objectives.base import plain
+from ..own import code_of, named, network
 from . import checkpoint, published
 from .checkpoint import CheckpointError, write_text
 from .parallel import local_rank
@@ -35,9 +38,13 @@ TRAINING = "training.safetensors"
 LOCK = ".lock"
 
 
-def describe(objective: Objective, data: Dataset, settings: Training) -> dict[str, Any]:
-    """Everything that decides what a run computes, JSON-able."""
+def describe(
+    objective: Objective, data: Dataset, settings: Training, code: dict[str, dict[str, str]] | None = None
+) -> dict[str, Any]:
+    """Everything that decides what a run computes, JSON-able; code: records of the user's own, as of `fit`."""
     net = objective.net
+    if code is None and type(net) not in NETS.values() and (found := code_of(type(net))):
+        code = {"net": found}
     arguments = getattr(net, "arguments", None)
     shapes = {name: list(value.shape) for name, value in net.state_dict().items()}
     return {
@@ -48,14 +55,25 @@ def describe(objective: Objective, data: Dataset, settings: Training) -> dict[st
             **({"arguments": arguments} if isinstance(arguments, dict) else {"state": shapes}),
         },
         "objective": {"type": type(objective).__name__, "arguments": objective.arguments()},
-        "data": data.description() | _names(data),
+        "data": data.description(),
         "training": plain(settings),
+        "conditions": _conditions(data, arguments),
+        **({"code": code} if code else {}),
     }
 
 
-def _names(data: Dataset) -> dict[str, Any]:
-    names = getattr(data, "class_names", None)
-    return {} if names is None else {"class_names": list(names)}
+def _conditions(data: Dataset, arguments: Any) -> dict[str, Any]:
+    """What samples can be asked for with, as far as data and network know it."""
+    try:
+        found = conditions_of(data, scan=False)
+    except DataError:  # of a kind that a network of the user's own takes
+        return {}
+    told = arguments if isinstance(arguments, dict) else {}
+    for name, about in found.items():
+        about.update((told.get("attributes") or {}).get(name, {}))
+        if name == LABEL and about.get("classes") is None:
+            about["classes"] = told.get("classes")
+    return found
 
 
 def pick_device(name: str) -> torch.device:
@@ -161,7 +179,10 @@ def _open_run(folder: Path, config: dict[str, Any]) -> Path:
     config = json.loads(json.dumps(config))
     if file.exists():
         _check_vae(folder, read_config(folder)["data"].get("latents"), config["data"].get("latents"))
-        differ = differences(read_config(folder), config)
+        old = read_config(folder)
+        # What the code is, is compared apart; the conditions follow from the data and are there to be read.
+        aside = dict.fromkeys(("code", "conditions"))
+        differ = differences({**old, **aside}, {**config, **aside})
         if differ:
             raise ValueError(
                 f"{folder} holds another run; it differs in\n  " + "\n  ".join(differ) + "\n"
@@ -173,6 +194,7 @@ def _open_run(folder: Path, config: dict[str, Any]) -> Path:
                 f"{folder} has already seen {done[-1]:,} images, {config['training']['images']:,} were asked for; "
                 "choose another output folder for a shorter run"
             )
+        _compare_code(folder, old.get("code") or {}, config.get("code") or {})
     elif not _is_empty(folder):
         raise ValueError(f"{folder} is not empty and holds no run (no config.json); choose another output folder")
     write_text(file, json.dumps(config, indent=1))
@@ -188,6 +210,28 @@ def _check_vae(folder: Path, old: dict[str, Any] | None, new: dict[str, Any] | N
             f"{folder} was trained on latents of the VAE {before}, these are latents of {now}: to the network they are "
             "other data. Choose another output folder, or encode the images with the first"
         )
+
+
+def _compare_code(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Warn where the user's own code has changed since the run began, and keep the checksums that it had."""
+    for what, record in new.items():
+        was = old.get(what)
+        if not was:
+            continue
+        record["before"] = list(was.get("before", []))
+        if was["sha256"] != record["sha256"]:
+            record["before"].append(was["sha256"])
+            warn_of_change(folder, what, was, record)
+
+
+def warn_of_change(folder: Path, what: str, was: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say that the code of network or data is no longer the one that a run was trained with."""
+    warnings.warn(
+        f"the code of the {what}, {now['name']} in {now['path']}, is not the one that {folder} was trained with "
+        f"({was['name']} in {was['path']}, sha256 {was['sha256'][:12]}, now {now['sha256'][:12]}); what it computes "
+        "may have changed",
+        stacklevel=4,
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -234,12 +278,16 @@ def _is_guidance(saved: dict[str, Any]) -> bool:
     return all(isinstance(n, int | float) for n in numbers) and len(numbers) == 5
 
 
+def class_names(config: dict[str, Any]) -> tuple[str, ...] | None:
+    """Names of a run's classes, None where it has no classes or none with names."""
+    names = (config.get("conditions") or {}).get(LABEL, {}).get("names")
+    return tuple(names) if names else None
+
+
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Lines "name: old -> new" for every leaf in which two configurations differ, free settings left out."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [k for k in {**old, **new} if not (path == "training" and _free(k, old, new))]
-        if path == "data" and "class_names" not in old:  # runs of the first days did not record them
-            keys = [k for k in keys if k != "class_names"]
         return [
             line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
@@ -267,32 +315,38 @@ def load(
     *,
     ema: float | None = None,
     raw: bool = False,
-    net: nn.Module | None = None,
+    net: nn.Module | str | None = None,
     device: torch.device | str = "cpu",
     revision: str | None = None,
 ) -> nn.Module:
     """The trained network of a run, in eval mode, with averaged weights; call it with net(z, t=, r=, cond=).
 
     run: a run folder, a published one, or "user/name" on the Hugging Face hub, where `revision` is a branch, tag or
-    commit; nothing there is executed. ema: which average, by decay; None takes the run's first. raw: the weights
-    without averaging. net: an instance of your own class, where the run was trained with one. The result carries
-    `shape`, `null`, `guidance`, `dropped` (the share of rows trained without condition) and `latents` (the contract by
-    which samples are decoded, None for a run that was not trained on latents); a flow-matching run comes as a field
-    for Euler steps.
+    commit. ema: which average, by decay; None takes the run's first. raw: the weights without averaging. net: an
+    instance of your own class, where the run was trained with one, or PATH.py:NAME or module:NAME of it, which executes
+    that file; nothing is executed otherwise. The result carries `shape`, `null`, `guidance`, `conditions` (what it can
+    be asked for with), `source` (where noise comes from: None for N(0, I), a text where the folder cannot tell),
+    `dropped` (the share of rows trained without condition) and `latents` (the contract by which samples are decoded,
+    None for a run that was not trained on latents); a flow-matching run comes as a field for Euler steps.
     A damaged newest checkpoint is warned of and the one before is taken. Raises CheckpointError when none is whole.
     """
     folder = published.find(run, revision)
     config = read_config(folder)
     state = published.weights(folder, config, ema, raw) if published.is_published(folder) else None
     state = state or _checkpointed(folder, WEIGHTS if raw else ema_file(_decay(config, ema)))
-    net = net or built(config)
-    net.load_state_dict({k.removeprefix("net."): v for k, v in state.items()})
+    net = _own(folder, config, net) if isinstance(net, str) else net or built(config)
+    _fill(net, {k.removeprefix("net."): v for k, v in state.items()}, folder)
     net.to(device).eval().requires_grad_(False)
     arguments = config["objective"]["arguments"]
     trained = arguments.get("guidance")
     net.guidance = _guidance(trained) if trained else None  # type: ignore[assignment]
     latents = config["data"].get("latents")
     net.latents = LatentContract.from_dict(latents) if latents else None  # type: ignore[assignment]
+    net.conditions = config.get("conditions") or {}  # type: ignore[assignment]
+    net.source = _source(arguments.get("source"))
+    for name, value in (("shape", tuple(config["data"].get("shape") or ()) or None), ("null", None)):
+        if not hasattr(net, name):
+            setattr(net, name, value)
     net.dropped = trained["drop"] if trained else arguments.get("drop", 0.0)
     return EulerField(net) if config["objective"]["type"] == "FlowMatching" else net
 
@@ -314,7 +368,12 @@ def built(config: dict[str, Any]) -> nn.Module:
     """A new network of the kind that a run's config.json records; raises ValueError for one of the user's own."""
     saved = config["net"]
     if "arguments" not in saved:
-        raise ValueError(f"this run was trained with your own network {saved['type']}; pass an instance as net=")
+        code = (config.get("code") or {}).get("net")
+        where = f"{code['path']}:{code['name']}" if code and code["path"].endswith(".py") else "PATH.py:NAME"
+        raise ValueError(
+            f"this run was trained with your own network {saved['type']}, and no code is executed unasked: name it, "
+            f"--net {where} on the command line, net={where!r} or an instance in Python"
+        )
     try:
         _check_size(saved)
         return build(saved["type"], saved["arguments"])
@@ -339,6 +398,34 @@ def _check_size(saved: dict[str, Any]) -> None:
     raise ValueError(
         f"config.json is damaged: its {saved['type']} does not have the {recorded:,} parameters that are recorded in it"
     )
+
+
+def _own(folder: Path, config: dict[str, Any], target: str) -> nn.Module:
+    """A new network of the user's own code, for the data of a run."""
+    code, data = named(target), config["data"]
+    was = (config.get("code") or {}).get("net")
+    if was and was["sha256"] != code.sha256 and "arguments" not in config["net"]:
+        warn_of_change(folder, "net", was, code.record())
+    offered = {"classes": data.get("classes"), "conditions": config.get("conditions") or {}}
+    return network(code, {"shape": tuple(data.get("shape") or ()), **offered})
+
+
+def _source(saved: Any) -> Any:
+    kind = saved.get("type") if isinstance(saved, dict) else saved
+    if kind not in NAMED_SOURCES:
+        return kind
+    return NAMED_SOURCES[kind](**{key: value for key, value in saved.items() if key != "type"})
+
+
+def _fill(net: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1:2] or [str(error)]
+        raise ValueError(
+            f"the weights of {folder} do not fit {type(net).__name__}: {reason[0].strip()[:300]} Build the network "
+            "with the settings that it was trained with"
+        ) from error
 
 
 def _decay(config: dict[str, Any], wanted: float | None) -> float:
