@@ -211,7 +211,7 @@ def _numbered(text: str, names: Sequence[str] | None) -> list[int]:
         if names and part.strip() in names:
             found.append(list(names).index(part.strip()))
         elif names and not part.strip()[:1].isdigit():
-            known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            known = ", ".join(names[:20])
             raise ValueError(
                 f"there is no class {part.strip()!r}{nearest(part.strip(), names)}; the classes are {known}"
             )
