@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +121,8 @@ def prepared(folder: Path, *, cond: str | None = None) -> Tensors:
         image, file = bool(header["image"]), str(header["x"])
         x = np.load(folder / file, mmap_mode="r", allow_pickle=False)
         tree = _loaded(header["cond"], folder)
-        classes, names = header.get("classes"), _names(header["class_names"])
+        classes = header.get("classes")
+        names: Sequence[str] | None = _names(header["class_names"])
         if not isinstance(classes, int | None):
             raise ValueError(f"the number of classes is {classes!r}")
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:

@@ -30,10 +30,10 @@ def check_room(recipe: Recipe, data: Dataset) -> None:
     training, device = recipe.training, pick_device(recipe.training.device)
     there = memory_of(device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    states = 4 * parameters * (COPIES + len(training.ema)) / (processes if training.parallel == "fsdp" else 1)
+    states: float = 4 * parameters * (COPIES + len(training.ema)) / (processes if training.parallel == "fsdp" else 1)
     rows = training.batch // (processes * training.accumulate)
     numbers = rows * torch.Size(data.shape).numel()
-    needed = states + 4 * ROWS * numbers
+    needed: float = states + 4 * ROWS * numbers
     if there * EXACTLY_FROM < needed < there:
         needed = states + _activations(recipe, data) * rows
     if needed > there:

@@ -19,7 +19,8 @@ from .parallel import World, full, like_shards, local
 from .run import TRAINING, WEIGHTS, ema_file
 from .settings import Training
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass
