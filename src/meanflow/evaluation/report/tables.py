@@ -1,0 +1,133 @@
+"""Results as tables: for a page, for markdown, for a terminal. No figure goes without its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from ..result import Result
+from .names import ARROWS, figure, interval, meaning
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A result with the name of what was judged, where it lies, and the intervals of its metrics."""
+
+    name: str
+    result: Result
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    source: str = ""
+
+    @classmethod
+    def of(cls, name: str, result: Result, source: str = "", resamples: int = 200) -> Row:
+        """With bootstrap intervals, 95 %, where the result still has its samples."""
+        names = [m for m in result.metrics if m in result.estimates]
+        return cls(name, result, {m: result.interval(m, resamples=resamples) for m in names}, source or name)
+
+
+def metric_names(rows: Sequence[Row]) -> list[str]:
+    """Metrics of all rows, in the order of the protocol."""
+    return list(dict.fromkeys(m for row in rows for m in row.result.metrics))
+
+
+def heading(metric: str, rows: Sequence[Row]) -> str:
+    """Name of a column: the metric with its number of samples where they agree, and which way is better."""
+    titles = {row.result.title(metric) for row in rows if metric in row.result.metrics}
+    title = (
+        titles.pop() if len(titles) == 1 and metric in ("frechet", "kid", "inception_score") else meaning(metric).name
+    )
+    return f"{title} {ARROWS[meaning(metric).better]}"
+
+
+def calls_of(result: Result) -> str:
+    """Number of network calls, with the times where they were chosen."""
+    if result.steps is None:
+        return "–"
+    if result.times is None:
+        return str(result.steps)
+    return f"{result.steps} ({', '.join(f'{t:g}' for t in result.times)})"
+
+
+def html_table(rows: Sequence[Row]) -> str:
+    """Rows with intervals under the values, the floor at the foot."""
+    metrics = metric_names(rows)
+    head = "".join(f'<th scope="col" class="n">{escape(heading(m, rows))}</th>' for m in metrics)
+    lines = "".join(_html_row(row, metrics) for row in rows)
+    floor = rows[0].result.floor
+    cells = "".join(f'<td class="n">{figure(floor.get(m))}</td>' for m in metrics)
+    foot = f'<tfoot><tr><th scope="row" colspan="3">floor: real images</th>{cells}</tr></tfoot>' if floor else ""
+    return (
+        '<table class="numbers results"><caption>Small figures: 95 % bootstrap interval over samples</caption>'
+        '<thead><tr><th scope="col">Run</th><th scope="col">Weights</th><th scope="col" class="n">Calls</th>'
+        f"{head}</tr></thead>"
+        f"<tbody>{lines}</tbody>{foot}</table>"
+    )
+
+
+def _html_row(row: Row, metrics: Sequence[str]) -> str:
+    cells = []
+    for m in metrics:
+        ends = interval(row.intervals.get(m))
+        small = f'<span class="ci">{ends}</span>' if ends else ""
+        cells.append(f'<td class="n" data-metric="{escape(m)}">{figure(row.result.metrics.get(m))}{small}</td>')
+    return (
+        f'<tr><th scope="row">{escape(row.name)}</th><td>{escape(row.result.weights)}</td>'
+        f'<td class="n">{escape(calls_of(row.result))}</td>{"".join(cells)}</tr>'
+    )
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The same as a markdown table with the protocol under it."""
+    cells = text_cells(rows)
+    lines = ["| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in cells]
+    lines.insert(1, "|" + "---|" * 3 + "---:|" * (len(cells[0]) - 3))
+    return "\n".join([*lines, "", protocol_line(rows)])
+
+
+def text_table(rows: Sequence[Row]) -> str:
+    """The same, aligned for a terminal."""
+    cells = text_cells(rows)
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines = [
+        "  ".join(
+            c.rjust(w) if i > 2 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+    return "\n".join([*lines, "", protocol_line(rows)])
+
+
+def text_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Head, rows and floor as text."""
+    metrics = metric_names(rows)
+    cells = [["run", "weights", "calls", *(heading(m, rows) for m in metrics)]]
+    for row in rows:
+        cells.append([row.name, row.result.weights, calls_of(row.result), *(_text(row, m) for m in metrics)])
+    floor = rows[0].result.floor
+    if floor:
+        cells.append(["floor: real images", "", "", *(figure(floor.get(m)) for m in metrics)])
+    return cells
+
+
+def _text(row: Row, metric: str) -> str:
+    ends = row.intervals.get(metric)
+    value = figure(row.result.metrics.get(metric))
+    return value if ends is None else f"{value} ({interval(ends)})"
+
+
+def protocol_line(rows: Sequence[Row]) -> str:
+    """The protocol, and what was allowed against its guards, in a line."""
+    p = rows[0].result.protocol
+    count = sorted({row.result.samples for row in rows})
+    reference = p.reference
+    images = f"{reference.count:,} " if reference.count else ""
+    allowed = sorted({name for row in rows for name in row.result.allowed})
+    line = (
+        f"protocol {p.name} v{p.version}: {p.about}; {' and '.join(f'{n:,}' for n in count)} samples, "
+        f"labels {p.labels}, reference {images}{reference.split} images; "
+        "in brackets 95 % bootstrap intervals over samples"
+    )
+    return line + (f"; ALLOWED: {', '.join(allowed)}" if allowed else "")
