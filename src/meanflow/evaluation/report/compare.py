@@ -149,6 +149,7 @@ def write_comparison(
         kicker="meanflow comparison",
         title=" / ".join(names),
         lead=_lead(comparison),
+        under=protocol_line(comparison.rows),
         sections=[
             _results(comparison),
             *_pictures(subjects, steps),
@@ -193,7 +194,7 @@ def _results(comparison: Comparison) -> Section:
         for line in cells[1:]
     )
     table = f'<table class="numbers differences"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
-    body = scrolling(html_table(comparison.rows), "Results") + paragraph(protocol_line(comparison.rows), "note")
+    body = scrolling(html_table(comparison.rows), "Results")
     body += calls_chart(comparison.rows) + "<h3>Differences</h3>" + scrolling(table, "Differences")
     body += paragraph(_how(comparison) + " What another training would give is not in them.", "note")
     return Section("results", "Results", body)

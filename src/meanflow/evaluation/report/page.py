@@ -30,6 +30,7 @@ class Page:
     kicker: str
     title: str
     lead: str
+    under: str
     sections: Sequence[Section]
     left_out: dict[str, str] = field(default_factory=dict)
     foot: str = ""
@@ -55,7 +56,7 @@ def html(page: Page) -> str:
         '<link rel="icon" href="data:,">\n'
         f"<title>{escape(page.title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
         f'<header><p class="kicker">{escape(page.kicker)}</p><h1>{escape(page.title)}</h1>'
-        f'<p class="lead">{escape(page.lead)}</p><nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
+        f'<p class="lead">{escape(page.lead)}</p>{paragraph(page.under, "under") if page.under else ""}<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
         f"<main>\n{chr(10).join(parts)}\n{_left_out(page.left_out)}</main>\n"
         f"<footer>{escape(page.foot)}</footer>\n</body>\n</html>\n"
     )

@@ -84,7 +84,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
     cells = text_cells(rows)
     lines = ["| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in cells]
     lines.insert(1, "|" + "---|" * 3 + "---:|" * (len(cells[0]) - 3))
-    return "\n".join([*lines, "", protocol_line(rows)])
+    return "\n".join([*lines, "", protocol_line(rows) + _bracketed(rows)])
 
 
 def text_table(rows: Sequence[Row]) -> str:
@@ -97,7 +97,7 @@ def text_table(rows: Sequence[Row]) -> str:
         ).rstrip()
         for line in cells
     ]
-    return "\n".join([*lines, "", protocol_line(rows)])
+    return "\n".join([*lines, "", protocol_line(rows) + _bracketed(rows)])
 
 
 def text_cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -118,6 +118,10 @@ def _text(row: Row, metric: str) -> str:
     return value if ends is None else f"{value} ({interval(ends)})"
 
 
+def _bracketed(rows: Sequence[Row]) -> str:
+    return "; in brackets 95 % bootstrap intervals over samples" if any(row.intervals for row in rows) else ""
+
+
 def protocol_line(rows: Sequence[Row]) -> str:
     """The protocol, and what was allowed against its guards, in a line."""
     p = rows[0].result.protocol
@@ -127,7 +131,6 @@ def protocol_line(rows: Sequence[Row]) -> str:
     allowed = sorted({name for row in rows for name in row.result.allowed})
     line = (
         f"protocol {p.name} v{p.version}: {p.about}; {' and '.join(f'{n:,}' for n in count)} samples, "
-        f"labels {p.labels}, reference {images}{reference.split} images; "
-        "in brackets 95 % bootstrap intervals over samples"
+        f"labels {p.labels}, reference: {images}{reference.split.replace('_', '-')} images"
     )
     return line + (f"; ALLOWED: {', '.join(allowed)}" if allowed else "")

@@ -118,7 +118,7 @@ def results_section(rows: Sequence[Row]) -> Section:
         if meaning(m).words
     )
     notes = sorted({note for row in rows for note in (*row.result.notes, *_reasons(row.result))})
-    body = scrolling(html_table(rows), "Results") + paragraph(protocol_line(rows), "note")
+    body = scrolling(html_table(rows), "Results")
     body += "".join(paragraph(note, "note") for note in notes) + calls_chart(rows)
     body += f'<details><summary>What the columns mean</summary><ul class="note">{told}</ul></details>' if told else ""
     return Section("results", "Results", body)
@@ -209,6 +209,7 @@ def _page(report: Report, sections: Sequence[Section], left_out: dict[str, str])
         kicker="meanflow report",
         title=report.subject.name,
         lead=lead,
+        under=protocol_line(report.rows) if report.rows else "",
         sections=sections,
         left_out=left_out,
         foot="All figures are also in report.json beside this page, which holds no script and fetches nothing.",
