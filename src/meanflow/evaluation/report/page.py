@@ -47,6 +47,7 @@ def html(page: Page) -> str:
         f"{s.body}</section>"
         for s in page.sections
     ]
+    under = paragraph(page.under, "under") if page.under else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -56,7 +57,8 @@ def html(page: Page) -> str:
         '<link rel="icon" href="data:,">\n'
         f"<title>{escape(page.title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
         f'<header><p class="kicker">{escape(page.kicker)}</p><h1>{escape(page.title)}</h1>'
-        f'<p class="lead">{escape(page.lead)}</p>{paragraph(page.under, "under") if page.under else ""}<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
+        f'<p class="lead">{escape(page.lead)}</p>{under}'
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
         f"<main>\n{chr(10).join(parts)}\n{_left_out(page.left_out)}</main>\n"
         f"<footer>{escape(page.foot)}</footer>\n</body>\n</html>\n"
     )
