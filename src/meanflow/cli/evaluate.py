@@ -28,8 +28,8 @@ class Evaluate:
     """How to judge; by default what belongs to the data of each run. Converted runs do not know their data."""
     samples: int = 2000
     """Samples drawn for each row."""
-    ema: float | None = None
-    """Decay of the averaged weights to use; each run's first by default."""
+    ema: float | str | None = None
+    """Decay of the averaged weights to use, each run's first by default; power:0.075 rebuilds one of that length."""
     json: bool = False
     """Print one JSON object instead of a table."""
     device: str = "auto"

@@ -46,8 +46,8 @@ class Sample:
     """Guidance scale at sampling time, for runs that were trained without guidance inside."""
     out: Path = Path("samples.png")
     """grid.png for one picture, name.npz for arrays (of a latent run: latents), or a folder for single PNGs."""
-    ema: float | None = None
-    """Decay of the averaged weights to use; the run's first by default."""
+    ema: float | str | None = None
+    """Decay of the averaged weights to use, the run's first by default; power:0.075 rebuilds one of that length."""
     raw: bool = False
     """Use the weights without averaging."""
     vae: str | None = None
