@@ -42,8 +42,8 @@ class Sample:
     steps: int = 1
     """Network calls per sample."""
     times: str | None = None
-    """Instead of --steps, decreasing times from 1 to 0, e.g. 1,0.5,0; auto or auto:4 searches those of 2 or 4 calls that
-    come nearest to many calls, once for each weights of a run."""
+    """Instead of --steps, decreasing times from 1 to 0, e.g. 1,0.5,0; auto or auto:4 searches those of 2 or 4 calls
+    that come nearest to many calls, once for each weights of a run."""
     guidance: float | None = None
     """Guidance scale at sampling time, for runs that were trained without guidance inside."""
     out: Path = Path("samples.png")

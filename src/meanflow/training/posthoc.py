@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ..data.files import sync
 from . import checkpoint
 from .checkpoint import CheckpointError
 from .profiles import Fit, Profile, check_length, solve
@@ -119,3 +121,14 @@ def _combined(kept: Sequence[Kept], fit: Fit) -> dict[str, Tensor]:
                 total.add_(file.get_tensor(name).double(), alpha=weight)
             state[name] = total.to(last.dtype)
     return state
+
+
+def write_average(found: PosthocEMA, file: Path) -> Path:
+    """Write a rebuilt average as safetensors, whole or not at all, with length, images and error as its metadata."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.tmp")
+    about = {"sigma_rel": f"{found.sigma:g}", "images": str(found.images), "profile_error": f"{found.error:.6g}"}
+    save_file(found.state, aside, metadata=about)
+    sync(aside)
+    aside.replace(file)
+    return file
