@@ -23,6 +23,8 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow sample runs/digits --classes 3,7  draw samples, one network call each
   meanflow evaluate runs/digits              say in numbers how good they are
   meanflow compare runs/a runs/b             side by side, differences with intervals
+  meanflow diagnose runs/digits              what one call loses against many, and where
+  meanflow ema runs/digits --sweep 0.02:0.25:12   the best length of averaging, found after the run
   meanflow bench step | sample               the price of a training step, the speed of sampling
   meanflow doctor net.py:build               examine your own network before training it
   meanflow convert authors-jax FOLDER OUT    bring in the authors' weights; `meanflow convert` lists the formats
@@ -41,6 +43,8 @@ COMMANDS = (
     "sample",
     "evaluate",
     "compare",
+    "diagnose",
+    "ema",
     "ablate",
     "recipes",
     "bench",

@@ -40,8 +40,8 @@ class Judging:
     samples: int | None = None
     """Samples drawn for each row; the protocol's number by default."""
     ema: str | None = None
-    """Averaged weights to use: a decay such as 0.999, raw for those without averaging, several with commas, or all;
-    each run's first average by default."""
+    """Averaged weights to use: a decay such as 0.999, power:0.075 for one rebuilt to that length, raw for those without
+    averaging, several with commas, or all; each run's first average by default."""
     data: str | None = None
     """Where the images of the protocol lie; by default where the first run found its own."""
     vae: str | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.sampling import noise_from_seeds, sample
 from ..data import LatentContract, decode_as_configured, load_vae
@@ -19,6 +19,7 @@ from ..evaluation.pictures import drawable, picture, save_picture, single
 from ..training import load
 from ..training.parallel import World, joined
 from ..training.run import pick_device
+from .times import auto_steps, auto_times
 from .words import at_least_one, floats, numbers, parse
 
 TIMEOUT = 3600  # seconds that a process waits for the samples of another; our choice
@@ -41,13 +42,14 @@ class Sample:
     steps: int = 1
     """Network calls per sample."""
     times: str | None = None
-    """Instead of --steps, decreasing times from 1 to 0, e.g. 1,0.5,0."""
+    """Instead of --steps, decreasing times from 1 to 0, e.g. 1,0.5,0; auto or auto:4 searches those of 2 or 4 calls
+    that come nearest to many calls, once for each weights of a run."""
     guidance: float | None = None
     """Guidance scale at sampling time, for runs that were trained without guidance inside."""
     out: Path = Path("samples.png")
     """grid.png for one picture, name.npz for arrays (of a latent run: latents), or a folder for single PNGs."""
-    ema: float | None = None
-    """Decay of the averaged weights to use; the run's first by default."""
+    ema: float | str | None = None
+    """Decay of the averaged weights to use, the run's first by default; power:0.075 rebuilds one of that length."""
     raw: bool = False
     """Use the weights without averaging."""
     vae: str | None = None
@@ -78,7 +80,7 @@ def _draw(s: Sample, words: list[str], world: World) -> int:
     seeds = numbers(s.seeds, "seeds") if s.seeds else list(range(8 * len(chosen) if chosen else 64))
     if s.times is not None and "--steps" in " ".join(words):
         raise ValueError("give --steps or --times, not both")
-    schedule: dict[str, Any] = {"times": floats(s.times, "times")} if s.times else {"steps": s.steps}
+    schedule: dict[str, Any] = {"times": _times(s, s.times, net, device, world)} if s.times else {"steps": s.steps}
     start = time.perf_counter()
 
     def batch(i: int) -> torch.Tensor:
@@ -94,6 +96,16 @@ def _draw(s: Sample, words: list[str], world: World) -> int:
         calls = len(schedule["times"]) - 1 if s.times else s.steps
         print(f"{len(seeds)} samples, {calls} network call{'s' * (calls != 1)} each, {taken * 1e3:.0f} ms -> {where}")
     return 0
+
+
+def _times(s: Sample, text: str, net: nn.Module, device: torch.device, world: World) -> list[float]:
+    """The times asked for, or those that are searched, by the first process for all."""
+    if not text.startswith("auto"):
+        return floats(text, "times")
+    found = world.once(lambda: auto_times(s.run, net, auto_steps(text), s.guidance, device))
+    if world.first:
+        print(found)
+    return list(found.times)
 
 
 def _shared(batch: Callable[[int], torch.Tensor], starts: range, world: World) -> torch.Tensor:

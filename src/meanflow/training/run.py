@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.guidance import Guidance
 from ..core.sampling import EulerField
@@ -27,12 +27,14 @@ from ..objectives.base import plain
 from . import checkpoint
 from .checkpoint import CheckpointError, write_text
 from .parallel import local_rank
+from .posthoc import posthoc_ema
 from .settings import FREE, Training
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 TRAINING = "training.safetensors"
 LOCK = ".lock"
+POWER = "power:"  # how the name of a rebuilt average begins
 
 
 def describe(objective: Objective, data: Dataset, settings: Training) -> dict[str, Any]:
@@ -204,27 +206,26 @@ def _free(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
 def load(
     run: str | Path,
     *,
-    ema: float | None = None,
+    ema: float | str | None = None,
     raw: bool = False,
     net: nn.Module | None = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
     """The trained network of a run, in eval mode, with averaged weights; call it with net(z, t=, r=, cond=).
 
-    ema: which average, by decay; None takes the run's first. raw: the weights without averaging. net: an
-    instance of your own class, where the run was trained with one. The result carries `shape`, `null`,
-    `guidance`, `dropped` (the share of rows trained without condition) and `latents` (the contract by which samples
-    are decoded, None for a run that was not trained on latents); a flow-matching run comes as a field for Euler steps.
+    ema: which average, by decay; None takes the run's first; "power:0.075" is the power-function average of relative
+    length 0.075, rebuilt from the run's snapshots, and "power:0.075@64000" the one after 64,000 images. raw: the
+    weights without averaging. net: an instance of your own class, where the run was trained with one. The result
+    carries `shape`, `null`, `guidance`, `dropped` (the share of rows trained without condition) and `latents` (the
+    contract by which samples are decoded, None for a run that was not trained on latents); a flow-matching run comes
+    as a field for Euler steps.
     A damaged newest checkpoint is warned of and the one before is taken. Raises CheckpointError when none is whole.
     """
     folder = Path(run)
     config = read_config(folder)
-    file = WEIGHTS if raw else ema_file(_decay(config, ema))
-    path = checkpoint.newest_whole(folder / "checkpoints", [file])
-    if path is None:
-        raise CheckpointError(f"{folder} has no checkpoint yet; train it first")
+    state = _weights(folder, config, ema, raw)
     net = net or built(config)
-    net.load_state_dict({k.removeprefix("net."): v for k, v in checkpoint.read(path, file).items()})
+    net.load_state_dict({k.removeprefix("net."): v for k, v in state.items()})
     net.to(device).eval().requires_grad_(False)
     arguments = config["objective"]["arguments"]
     trained = arguments.get("guidance")
@@ -233,6 +234,31 @@ def load(
     net.latents = LatentContract.from_dict(latents) if latents else None  # type: ignore[assignment]
     net.dropped = trained["drop"] if trained else arguments.get("drop", 0.0)
     return EulerField(net) if config["objective"]["type"] == "FlowMatching" else net
+
+
+def _weights(folder: Path, config: dict[str, Any], ema: float | str | None, raw: bool) -> dict[str, Tensor]:
+    """The weights asked for, under the names that the objective gives them."""
+    if isinstance(ema, str) and ema.startswith(POWER):
+        if raw:
+            raise ValueError(f"raw weights are those without averaging; leave out raw, or ema={ema!r}")
+        return posthoc_ema(folder, *_length(ema)).state
+    file = WEIGHTS if raw else ema_file(_decay(config, ema))
+    path = checkpoint.newest_whole(folder / "checkpoints", [file])
+    if path is None:
+        raise CheckpointError(f"{folder} has no checkpoint yet; train it first")
+    return checkpoint.read(path, file)
+
+
+def _length(text: str) -> tuple[float, int | None]:
+    """Relative length and images of "power:0.075" or "power:0.075@64000"."""
+    sigma, at, images = text.removeprefix(POWER).partition("@")
+    try:
+        return float(sigma), int(images) if at else None
+    except ValueError as error:
+        raise ValueError(
+            f"a rebuilt average is written power:LENGTH or power:LENGTH@IMAGES, e.g. power:0.075 or "
+            f"power:0.075@64000; got {text!r}"
+        ) from error
 
 
 def _guidance(saved: dict[str, Any]) -> Guidance:
@@ -248,13 +274,15 @@ def built(config: dict[str, Any]) -> nn.Module:
     return build(saved["type"], saved["arguments"])
 
 
-def _decay(config: dict[str, Any], wanted: float | None) -> float:
+def _decay(config: dict[str, Any], wanted: float | str | None) -> float:
     decays = config["training"]["ema"]
     if wanted is None:
         return decays[0]
+    with suppress(ValueError):
+        wanted = float(wanted)
     if wanted not in decays:
-        raise ValueError(f"this run keeps EMA decays {decays}, not {wanted}")
-    return wanted
+        raise ValueError(f"this run keeps EMA decays {decays}, not {wanted}; power:0.075 rebuilds an average")
+    return float(wanted)
 
 
 def ema_file(decay: float) -> str:

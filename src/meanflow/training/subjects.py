@@ -16,7 +16,7 @@ from ..evaluation.report import Subject
 from . import checkpoint
 from .checkpoint import CheckpointError
 from .log import read_metrics
-from .run import WEIGHTS, ema_file, load, read_config
+from .run import POWER, WEIGHTS, ema_file, load, read_config
 
 RAW = "raw"
 
@@ -24,7 +24,7 @@ RAW = "raw"
 def averages(folder: Path, wanted: str | None) -> list[str]:
     """Names of the weights asked for: each kept average and the raw weights for "all", the first average for None.
 
-    Others are taken as they are, separated by commas: a decay such as 0.999, or "raw".
+    Others are taken as they are, separated by commas: a decay such as 0.999, "raw", or "power:0.075".
     """
     kept = [f"{decay:g}" for decay in read_config(folder)["training"]["ema"]]
     if wanted is None:
@@ -36,12 +36,7 @@ def loaded(folder: Path, weights: str, device: torch.device | str = "cpu") -> nn
     """The network of a run with the weights of this name."""
     if weights == RAW:
         return load(folder, raw=True, device=device)
-    try:
-        return load(folder, ema=float(weights), device=device)
-    except ValueError as error:
-        if "could not convert" not in str(error):
-            raise
-        raise ValueError(f"--ema takes a decay such as 0.999, raw or all, got {weights!r}") from error
+    return load(folder, ema=weights, device=device)
 
 
 def weights_words(weights: str) -> str:
@@ -85,6 +80,8 @@ def decoder(net: nn.Module, device: torch.device | str, vae: str | None) -> Call
 
 def history(folder: Path, net: nn.Module, weights: str) -> list[tuple[int, Callable[[], nn.Module]]]:
     """(images seen, how to load it) for each whole checkpoint but the newest, oldest first."""
+    if weights.startswith(POWER):  # rebuilt for the end of the run only
+        return []
     file = WEIGHTS if weights == RAW else ema_file(float(weights))
     found = []
     for path in checkpoint.checkpoints(folder / "checkpoints")[:-1]:

@@ -52,6 +52,7 @@ class Comparison:
 
     rows: Sequence[Row]
     differences: Sequence[Difference]
+    resamples: int = RESAMPLES
 
 
 def compare(rows: Sequence[Row], *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
@@ -65,11 +66,19 @@ def compare(rows: Sequence[Row], *, resamples: int = RESAMPLES, seed: int = 0) -
         raise ValueError(f"a comparison needs at least two runs, got {', '.join(names) or 'none'}")
     found = []
     for row in (r for r in rows if r.name != names[0]):
-        base = next((r for r in rows if r.name == names[0] and r.result.steps == row.result.steps), None)
-        for metric in metric_names(rows) if base is not None else []:
-            if metric in base.result.estimates and metric in row.result.estimates:  # type: ignore[union-attr]
-                found.append(difference(base, row, metric, resamples, seed))  # type: ignore[arg-type]
-    return Comparison(rows, found)
+        base = _partner(row, [r for r in rows if r.name == names[0]])
+        if base is None:
+            continue
+        for metric in metric_names(rows):
+            if metric in base.result.estimates and metric in row.result.estimates:
+                found.append(difference(base, row, metric, resamples, seed))
+    return Comparison(rows, found, resamples)
+
+
+def _partner(row: Row, candidates: Sequence[Row]) -> Row | None:
+    """The row with as many calls; of several the one with the same weights."""
+    alike = [r for r in candidates if r.result.steps == row.result.steps]
+    return next((r for r in alike if r.result.weights == row.result.weights), alike[0] if alike else None)
 
 
 def check_comparable(rows: Sequence[Row]) -> None:
@@ -171,7 +180,10 @@ def _pairs(a: Result, b: Result) -> list[tuple[str, Any, Any]]:
 def _how(comparison: Comparison) -> str:
     paired = all(d.paired for d in comparison.differences)
     which = "paired: the same seeds and reference are drawn for both" if paired else "not paired"
-    return f"Differences with 95 % bootstrap intervals of {RESAMPLES} draws over samples ({which}); one training each."
+    seen = {row.result.images for row in comparison.rows}
+    unequal = " The runs have seen different numbers of images." if len(seen) > 1 else ""
+    how = f"{comparison.resamples} draws over samples ({which})"
+    return f"Differences with 95 % bootstrap intervals of {how}; one training each.{unequal}"
 
 
 def _lead(comparison: Comparison) -> str:
@@ -190,7 +202,9 @@ def _results(comparison: Comparison) -> Section:
     cells = difference_cells(comparison)
     head = "".join(f'<th scope="col">{escape(c)}</th>' for c in cells[0])
     lines = "".join(
-        f'<tr><th scope="row">{escape(line[0])}</th>' + "".join(f"<td>{escape(c)}</td>" for c in line[1:]) + "</tr>"
+        f'<tr><th scope="row">{escape(line[0])}</th>'
+        + "".join(f'<td class="keep">{escape(c)}</td>' for c in line[1:])
+        + "</tr>"
         for line in cells[1:]
     )
     table = f'<table class="numbers differences"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'

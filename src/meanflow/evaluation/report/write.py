@@ -13,6 +13,7 @@ from typing import Any
 from ...data.files import write_text
 from ..result import Result
 from .curves import losses, quality_over_calls, quality_over_time
+from .diagnosis import diagnosis
 from .field import field, points
 from .names import figure as shown
 from .names import interval, meaning
@@ -172,6 +173,7 @@ def _sections(report: Report) -> tuple[list[Section], dict[str, str]]:
         ("Samples", lambda: points(s) if s.shape == (2,) else by_class(s)),
         ("More calls from the same noise", lambda: by_calls(s, report.steps)),
         ("Nearest training images", lambda: neighbours(s)),
+        ("What one call loses", lambda: diagnosis(s)),
         ("Interpolations", lambda: interpolations(s)),
         ("The field u(z, r, t)", lambda: field(s)),
         ("Quality against images seen", lambda: _history(report)),
