@@ -33,8 +33,8 @@ def diagnosis(subject: Subject) -> Section:
     body = paragraph(f"Mean distance to the sample of {calls(MANY)} from the same noise, |x − y| / |y|: {distances}.")
     body += paragraph(
         f"Cells are relative errors in % of |u|, over {ROWS} noises; the cell at the lower left is the one call from "
-        "noise to data. Left, how far u is from what the MeanFlow identity (eq. 6) asks for; right, one jump against two "
-        "through the middle.",
+        "noise to data. Left, how far u is from what the MeanFlow identity (eq. 6) asks for; right, one jump against "
+        "two through the middle.",
         "note",
     )
     body += f'<div class="pair">{_map(found, found.residual, "Identity residual, %")}'
