@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from html import escape
 
@@ -19,7 +20,7 @@ SAMPLES = 500  # looked at; all of these numbers are our choice
 SHOWN = 6
 NEAREST = 3
 FRESH = 1000  # data that tell what is usual
-MOST_TRAINING = 60_000  # training samples searched, all of MNIST and CIFAR-10
+MOST_VALUES = 200_000_000  # numbers of training samples searched: all of MNIST and CIFAR-10, 1,000 images of 256x256
 CHUNK = 2048
 
 
@@ -42,11 +43,11 @@ def neighbours(subject: Subject) -> Section:
     usual = usual_distances(subject)
     order = distances[:, 0].argsort()[:SHOWN]
     table = _table(subject, samples[order], distances[order], places[order], usual)
-    searched = min(len(subject.train), MOST_TRAINING)
+    searched = len(rows_searched(subject.train))
     share = float((distances[:, 0] < torch.quantile(usual.distances, 0.05)).double().mean())
     verdict = (
-        f"Of {len(samples)} samples, {share:.1%} lie nearer to a training image than the nearest 5 % of {usual.words}. "
-        + ("That is no more than fresh data." if share <= 0.05 else _excess(share))
+        f"Of {len(samples)} samples, {share:.1%} lie nearer to one of {searched:,} training images than the nearest "
+        f"5 % of {usual.words}. {_judged(share, len(samples), len(usual.distances))}"
     )
     body = paragraph(verdict) + f'<div class="pair">{table}{_chart(distances[:, 0], usual)}</div>'
     data = {
@@ -65,8 +66,7 @@ def nearest_rows(x: Tensor, data: Dataset, count: int, skip: Tensor | None = Non
     flat = x.flatten(1)
     best = torch.full((len(x), count), torch.inf)
     where = torch.zeros((len(x), count), dtype=torch.long)
-    for start in range(0, min(len(data), MOST_TRAINING), CHUNK):
-        rows = torch.arange(start, min(start + CHUNK, len(data), MOST_TRAINING))
+    for rows in rows_searched(data).split(CHUNK):
         found = torch.cdist(flat, data.batch(rows)[0].flatten(1).float())
         if skip is not None:
             found[skip[:, None] == rows[None]] = torch.inf
@@ -76,6 +76,15 @@ def nearest_rows(x: Tensor, data: Dataset, count: int, skip: Tensor | None = Non
     return best, where
 
 
+def rows_searched(data: Dataset) -> Tensor:
+    """Positions of the training samples that are searched: all, or as many as MOST_VALUES allows, evenly chosen."""
+    return _spread(torch.arange(len(data)), max(MOST_VALUES // math.prod(data.shape), 1))
+
+
+def _spread(rows: Tensor, most: int) -> Tensor:
+    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most, dtype=torch.float64).long()]
+
+
 def usual_distances(subject: Subject) -> Usual:
     """Of held-out data; without any, of training samples to the nearest other one."""
     assert subject.train is not None
@@ -83,7 +92,7 @@ def usual_distances(subject: Subject) -> Usual:
         rows = range(min(FRESH, len(subject.held_out)))
         x = drawn_from(subject.held_out, rows, 0)[0]
         return Usual(nearest_rows(x, subject.train, 1)[0][:, 0], f"{len(rows)} held-out images")
-    own = torch.linspace(0, min(len(subject.train), MOST_TRAINING) - 1, min(FRESH, len(subject.train))).long()
+    own = _spread(rows_searched(subject.train), FRESH)
     x = subject.train.batch(own)[0]
     words = f"{len(own)} training images (each to the nearest other one, for nothing is held out)"
     return Usual(nearest_rows(x, subject.train, 1, skip=own)[0][:, 0], words)
@@ -95,8 +104,13 @@ def _samples(subject: Subject) -> Tensor:
     return draw(bare, noise_of(subject, SAMPLES, first=10_000), conditions(subject, SAMPLES), 1)
 
 
-def _excess(share: float) -> str:
-    return f"Fresh data would have 5.0 %: there are {share / 0.05:.1f} times as many near ones, so look at them below."
+def _judged(share: float, samples: int, fresh: int) -> str:
+    """What a share means, when fresh data have 5 % up to the chance of two finite sets."""
+    # Two standard deviations of the difference of two binomial shares.
+    chance = 2 * math.sqrt(0.05 * 0.95 * (1 / samples + 1 / fresh))
+    if share <= 0.05 + chance:
+        return "That is no more than fresh data would have."
+    return f"Fresh data would have 5 %: {share / 0.05:.1f} times as many are near as should be, so look at them below."
 
 
 def _table(subject: Subject, x: Tensor, distances: Tensor, places: Tensor, usual: Usual) -> str:
