@@ -203,4 +203,6 @@ def _belonging(path: Path) -> Protocol:
     try:
         return protocol_for(read_config(path)["data"])
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; --protocol none makes a report without figures") from error
+        raise ValueError(
+            f"{path}: {error}, e.g. --protocol digits; --protocol none makes a report without figures"
+        ) from error
