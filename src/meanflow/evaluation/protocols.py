@@ -35,7 +35,8 @@ class Protocol:
     none. resize: filter and size by which images reach the extractor. quantise: "round" or "floor" to 256 values, or
     None. value_range: of the images that the extractor's input is made from. floor: "train" judges the training
     images in place of samples, "halves" one half of the reference against the other. labels: "balanced", "random" or
-    "none". shape, classes: of the samples, None where any will do.
+    "none". shape, classes: of the samples, None where any will do. error: share of held-out images whose class the
+    classifier of the judge gets wrong, measured as run.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Protocol:
     weights_sha256: str | None
     resize: str
     quantise: str | None
-    value_range: tuple[float, float]
+    value_range: tuple[float, float] | None
     samples: int
     reference: Reference
     floor: str
@@ -53,6 +54,7 @@ class Protocol:
     shape: tuple[int, ...] | None
     classes: int | None
     about: str
+    error: float | None = None
 
     def record(self) -> dict[str, Any]:
         """The record, JSON-able."""

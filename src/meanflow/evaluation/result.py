@@ -34,7 +34,6 @@ class Result:
     images: int | None
     seconds: float
     allowed: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     estimates: dict[str, Estimate] = field(default_factory=dict, repr=False, compare=False)
 
@@ -70,7 +69,7 @@ class Result:
         """A result from its record; ValueError where it is none."""
         try:
             values = {**record, "protocol": Protocol.from_record(record["protocol"])}
-            for name in ("times", "allowed", "notes"):
+            for name in ("times", "allowed"):
                 values[name] = None if values[name] is None else tuple(values[name])
             return cls(**values)
         except (KeyError, TypeError) as error:
