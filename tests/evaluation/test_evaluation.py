@@ -108,7 +108,7 @@ def test_pictures_hold_every_sample():
 def test_the_table_names_its_protocol():
     row = {"run": "runs/x", "steps": 1, "frechet": 1.5, "floor": 0.4, "agreement": 0.9, "nearest": 2.0,
            "nearest_held_out": 2.1}  # fmt: skip
-    protocol = {"name": "digits", "samples": 2000, "labels": "balanced", "about": "64 pixels against 359 held-out images",
+    protocol = {"name": "digits", "samples": 2000, "labels": "balanced", "about": "64 pixels",
                 "error": 0.01}  # fmt: skip
     text = table({"protocol": protocol, "rows": [row]})
     assert "1.500" in text and "protocol digits: 2000 samples" in text

@@ -132,6 +132,9 @@ def test_protocols_are_found_by_name_and_by_data():
     assert protocol_for("digits:train").name == "digits"
     assert protocol_for({"source": "data/fashion-mnist", "shape": [1, 28, 28]}).name == "fashion-mnist"
     assert protocol_for("data/cifar10").name == "cifar10-train"
+    assert protocol_for({"source": "faces", "shape": [3, 64, 64]}).name == "own-images"
+    assert protocol_for({"source": "digits.npz", "shape": [3, 64, 64]}).name == "own-images"
+    assert protocol_for({"source": "ring", "shape": [2]}).name == "vectors"
     with pytest.raises(ValueError, match="no protocol belongs to data from faces"):
         protocol_for("faces")
     for p in PROTOCOLS.values():

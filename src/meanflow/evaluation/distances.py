@@ -151,8 +151,16 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, directions: int = 256, quantiles
     lines = torch.randn(x.shape[1], directions, generator=generator, dtype=torch.float64)
     lines /= lines.norm(dim=0, keepdim=True)
     at = (torch.arange(quantiles, dtype=torch.float64) + 0.5) / quantiles
-    a, b = (torch.quantile(s.double() @ lines, at, dim=0) for s in (x, y))
+    a, b = (_quantiles(s.double() @ lines, at) for s in (x, y))
     return float((a - b).square().mean().sqrt())
+
+
+def _quantiles(values: Tensor, at: Tensor) -> Tensor:
+    """Quantiles [Q, L] of each column of values [N, L]; torch.quantile takes no more than 2^24 values."""
+    ordered, where = values.sort(0).values, at * (len(values) - 1)
+    low = where.floor().long()
+    high = (low + 1).clamp_max(len(values) - 1)
+    return ordered[low].lerp(ordered[high], (where - low)[:, None])
 
 
 def nearest_distances(x: Tensor, reference: Tensor, chunk: int = 1024) -> Tensor:

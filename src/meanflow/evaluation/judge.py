@@ -121,14 +121,15 @@ class Judge:
         labels: Tensor | None = None,
         *,
         value_range: tuple[float, float] = (-1, 1),
-        source: str = "images from elsewhere",
+        weights: str = "images from elsewhere",
         from_files: bool = True,
         batch: int = 500,
     ) -> Result:
         """Judge images [N, C, H, W]: uint8, or floats in `value_range`, (-1, 1) or (0, 1).
 
-        labels: [N] where classes were asked for. source: for the record. from_files: beside the guards of `row`,
-        compare range and fine structure with those of the reference; False for samples straight from a network.
+        labels: [N] where classes were asked for. weights: where they come from, for the record. from_files: beside the
+        guards of `row`, compare range and fine structure with those of the reference; False for samples straight from
+        a network.
         """
         start = time.perf_counter()
         x = as_floats(x, value_range)
@@ -140,7 +141,7 @@ class Judge:
         about = {
             "steps": None,
             "times": None,
-            "weights": source,
+            "weights": weights,
             "guidance": "guidance unknown",
             "seed": None,
             "images": None,

@@ -15,6 +15,7 @@ from .distances import FrechetTo, Gaussian, in_balls, nearest_distances, radii
 Classify = Callable[[Tensor], Tensor]
 NEIGHBOURS_PRECISION = 3  # arXiv:1904.06991, section 3.1
 NEIGHBOURS_DENSITY = 5  # arXiv:2002.09797, section 3.2
+MOST_MANIFOLD = 10_000  # our choice: rows of the reference that precision, recall, density and coverage look at
 NULL_QUANTILE = 0.01  # our choice: what is nearer to a training image than 99 % of held-out images counts as a copy
 
 
@@ -52,16 +53,20 @@ class Material:
         return FrechetTo(self.gaussian)
 
     @cached_property
+    def manifold(self) -> Tensor:
+        """The reference, or evenly spaced rows of a large one: all pairs are compared."""
+        reference = _reference(self)
+        return reference[:: -(-len(reference) // MOST_MANIFOLD)]
+
+    @cached_property
     def radii_precision(self) -> Tensor:
-        """Distances [M] to the neighbour that bounds the manifold of precision and recall."""
-        assert self.reference is not None
-        return radii(self.reference, NEIGHBOURS_PRECISION)
+        """Distances to the neighbour that bounds the manifold of precision and recall."""
+        return radii(self.manifold, NEIGHBOURS_PRECISION)
 
     @cached_property
     def radii_density(self) -> Tensor:
-        """Distances [M] to the neighbour that bounds the balls of density and coverage."""
-        assert self.reference is not None
-        return radii(self.reference, NEIGHBOURS_DENSITY)
+        """Distances to the neighbour that bounds the balls of density and coverage."""
+        return radii(self.manifold, NEIGHBOURS_DENSITY)
 
     @cached_property
     def null(self) -> Tensor | None:
@@ -120,23 +125,23 @@ def inception_score(s: Sample, m: Material) -> Estimate:
 
 def precision(s: Sample, m: Material) -> Estimate:
     """Share of samples on the manifold of the reference. Source: arXiv:1904.06991, eq. 2."""
-    return _share(in_balls(s.features, _reference(m), m.radii_precision) > 0)
+    return _share(in_balls(s.features, m.manifold, m.radii_precision) > 0)
 
 
 def recall(s: Sample, m: Material) -> Estimate:
     """Share of reference images on the manifold of the samples. Source: arXiv:1904.06991, eq. 3."""
-    return _share(in_balls(_reference(m), s.features, s.radii_precision) > 0)
+    return _share(in_balls(m.manifold, s.features, s.radii_precision) > 0)
 
 
 def density(s: Sample, m: Material) -> Estimate:
     """How many balls of reference images hold a sample, over k. Source: arXiv:2002.09797, eq. 5."""
-    held = in_balls(s.features, _reference(m), m.radii_density)
+    held = in_balls(s.features, m.manifold, m.radii_density)
     return Estimate(held.double() / NEIGHBOURS_DENSITY, _mean)
 
 
 def coverage(s: Sample, m: Material) -> Estimate:
     """Share of reference images whose ball holds a sample. Source: arXiv:2002.09797, eq. 6."""
-    nearest = nearest_distances(_reference(m).double(), s.features.double())
+    nearest = nearest_distances(m.manifold.double(), s.features.double())
     return _share(nearest <= m.radii_density)
 
 
