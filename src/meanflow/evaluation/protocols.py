@@ -35,7 +35,8 @@ class Protocol:
     none. resize: filter and size by which images reach the extractor. quantise: "round" or "floor" to 256 values, or
     None. value_range: of the images that the extractor's input is made from. floor: "train" judges the training
     images in place of samples, "halves" one half of the reference against the other. labels: "balanced", "random" or
-    "none". shape, classes: of the samples, None where any will do.
+    "none". shape, classes: of the samples, None where any will do. error: share of held-out images whose class the
+    classifier of the judge gets wrong, measured as run.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Protocol:
     weights_sha256: str | None
     resize: str
     quantise: str | None
-    value_range: tuple[float, float]
+    value_range: tuple[float, float] | None
     samples: int
     reference: Reference
     floor: str
@@ -53,6 +54,7 @@ class Protocol:
     shape: tuple[int, ...] | None
     classes: int | None
     about: str
+    error: float | None = None
 
     def record(self) -> dict[str, Any]:
         """The record, JSON-able."""
@@ -160,6 +162,40 @@ PROTOCOLS: dict[str, Protocol] = {
             classes=10,
             about="64 pixels in [-1, 1], against 359 held-out images; not FID",
         ),
+        Protocol(
+            name="own-images",
+            version=1,
+            extractor="pixels-8x8",
+            weights_sha256=None,
+            resize="none",
+            quantise="round",
+            value_range=(-1, 1),
+            samples=5000,
+            reference=Reference(None, "train"),
+            floor="halves",
+            labels="balanced",
+            metrics=("frechet", "kid", *MANIFOLD, "agreement", "nearest", "copies"),
+            shape=None,
+            classes=None,
+            about="images averaged to 8x8 pixels, against the training images; ranks runs of one data set, not FID",
+        ),
+        Protocol(
+            name="vectors",
+            version=1,
+            extractor="pixels",
+            weights_sha256=None,
+            resize="none",
+            quantise=None,
+            value_range=None,
+            samples=5000,
+            reference=Reference(None, "train"),
+            floor="halves",
+            labels="balanced",
+            metrics=("sliced_wasserstein", "mmd", *MANIFOLD, "nearest"),
+            shape=None,
+            classes=None,
+            about="the values themselves, against the training vectors",
+        ),
     )
 }
 
@@ -179,12 +215,16 @@ def protocol(name: str) -> Protocol:
 def protocol_for(source: str | Mapping[str, Any]) -> Protocol:
     """The protocol that belongs to data, told by their source or by the `description()` of the data set.
 
-    Raises ValueError where none belongs to them; then one has to be named.
+    Of a description the shape decides where no word of the source does: own-images, or vectors. Raises ValueError where
+    none belongs to them; then one has to be named.
     """
     name = str(source.get("source", "")) if isinstance(source, Mapping) else source
     for word, fitting in SOURCES.items():
         if word in name.lower() and not _of_other_shape(source, fitting):
             return PROTOCOLS[fitting]
+    shape = tuple(source.get("shape", ())) if isinstance(source, Mapping) else ()
+    if len(shape) == 1 or (len(shape) == 3 and shape[0] in (1, 3)):
+        return PROTOCOLS["vectors" if len(shape) == 1 else "own-images"]
     raise ValueError(
         f"no protocol belongs to data from {name or 'an unknown source'}; name one of {', '.join(PROTOCOLS)}"
     )

@@ -34,12 +34,12 @@ class Result:
     images: int | None
     seconds: float
     allowed: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     estimates: dict[str, Estimate] = field(default_factory=dict, repr=False, compare=False)
 
-    def title(self, metric: str = "frechet") -> str:
-        """Name of a metric with the number of samples, such as FID-50k or FD-pixels-2k."""
+    def title(self, metric: str | None = None) -> str:
+        """Name of a metric, by default the first, with the number of samples, such as FID-50k or FD-pixels-2k."""
+        metric = self.protocol.metrics[0] if metric is None else metric
         return f"{_symbol(metric, self.protocol.extractor)}-{short(self.samples)}"
 
     def interval(self, metric: str, *, level: float = 0.95, resamples: int = 200, seed: int = 0) -> tuple[float, float]:
@@ -70,7 +70,7 @@ class Result:
         """A result from its record; ValueError where it is none."""
         try:
             values = {**record, "protocol": Protocol.from_record(record["protocol"])}
-            for name in ("times", "allowed", "notes"):
+            for name in ("times", "allowed"):
                 values[name] = None if values[name] is None else tuple(values[name])
             return cls(**values)
         except (KeyError, TypeError) as error:
@@ -99,6 +99,9 @@ class Result:
         return f"{self.metrics[name]:.4g}{floor}"
 
 
+NAMES = {"frechet": "FD", "kid": "KD", "inception_score": "IS", "sliced_wasserstein": "SW", "mmd": "MMD"}
+
+
 def short(n: int) -> str:
     """2000 as 2k, 50000 as 50k, 1234 as 1234."""
     return f"{n // 1000}k" if n % 1000 == 0 and n else str(n)
@@ -108,7 +111,7 @@ def _symbol(metric: str, extractor: str) -> str:
     """FID and KID are kept for Inception features; everything else names its features."""
     if extractor == "inception":
         return {"frechet": "FID", "kid": "KID", "inception_score": "IS"}.get(metric, metric)
-    return f"{ ({'frechet': 'FD', 'kid': 'KD', 'inception_score': 'IS'}.get(metric, metric)) }-{extractor}"
+    return f"{(NAMES.get(metric, metric))}-{extractor}"
 
 
 def _plain(value: Any) -> Any:
