@@ -18,7 +18,7 @@ from ..evaluation import Judge, Protocol, protocol, protocol_for
 from ..evaluation.report import Row, Subject
 from ..training.parallel import World
 from ..training.run import pick_device, read_config
-from ..training.subjects import averages, decoder, images_seen, loaded, subject_of, weights_words
+from ..training.subjects import averages, decoder, images_seen, loaded, run_data, subject_of, weights_words
 from .words import at_least_one, numbers
 
 TIMEOUT = 3600  # seconds that a process waits for the samples of another; our choice
@@ -43,7 +43,13 @@ class Judging:
     """Averaged weights to use: a decay such as 0.999, power:0.075 for one rebuilt to that length, raw for those without
     averaging, several with commas, or all; each run's first average by default."""
     data: str | None = None
-    """Where the images of the protocol lie; by default where the first run found its own."""
+    """Where the training data of the protocol lie, or a .npz with mu and sigma; by default those of the first run."""
+    held_out: str | None = None
+    """Where the held-out data of the protocol lie, where that is elsewhere."""
+    extractor_weights: Path | None = None
+    """Weights of the feature network, for protocols that have one."""
+    allow: str | None = None
+    """Guards that let pass what they would refuse, with commas; it stays part of the result."""
     vae: str | None = None
     """Autoencoder that decodes the samples of a latent run, where it is no longer at the path of the run's latents."""
     guidance: float | None = None
@@ -94,7 +100,9 @@ class Bench:
             return []
         if is_images(path):
             x, labels = read_images(path)
-            return [self._row(path, self.judge.images(x, labels, weights=str(path)))]
+            return [
+                self._row(path, self.judge.images(x, labels, weights=str(path), from_files=not x.is_floating_point()))
+            ]
         found = []
         for weights in averages(path, self.s.ema):
             net = loaded(path, weights, self.device)
@@ -115,10 +123,24 @@ class Bench:
         chosen = self._protocol()
         if chosen is None:
             return None
-        data = self.s.data
-        if data is None and chosen.reference.source is None and self.folders:
-            data = str(read_config(self.folders[0])["data"].get("source"))
-        return Judge(chosen, data=data, device=self.device)
+        data, held_out = self._reference(chosen)
+        return Judge(
+            chosen, data=data, held_out=held_out, extractor_weights=self.s.extractor_weights, device=self.device,
+            allow=self.s.allow.split(",") if self.s.allow else (),
+        )  # fmt: skip
+
+    def _reference(self, p: Protocol) -> tuple[Any, Any]:
+        """Training and held-out data: those named, else the protocol's own, else those of the first run."""
+        if self.s.data is not None or p.reference.source is not None:
+            return self.s.data, self.s.held_out
+        if not self.folders:
+            raise ValueError(f"the protocol {p.name} has no data of its own; name them with --data")
+        train, held_out, why = run_data(read_config(self.folders[0]))
+        if train is None:
+            raise ValueError(
+                f"the protocol {p.name} compares with the data of the run, but {why}; name them with --data"
+            )
+        return train, self.s.held_out or held_out
 
     def _protocol(self) -> Protocol | None:
         if self.s.protocol == NONE:

@@ -118,7 +118,7 @@ def results_section(rows: Sequence[Row]) -> Section:
         for m in metrics
         if meaning(m).words
     )
-    notes = sorted({note for row in rows for note in (*row.result.notes, *_reasons(row.result))})
+    notes = sorted({note for row in rows for note in _reasons(row.result)})
     body = scrolling(html_table(rows), "Results")
     body += "".join(paragraph(note, "note") for note in notes) + calls_chart(rows)
     body += f'<details><summary>What the columns mean</summary><ul class="note">{told}</ul></details>' if told else ""
