@@ -7,9 +7,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.report import compare, comparison_record, comparison_text, write_comparison
+from ..evaluation.report import RESAMPLES, compare, comparison_record, comparison_text, write_comparison
 from ..training.parallel import joined
-from .judging import NONE, TIMEOUT, Bench, Judging
+from .judging import NONE, TIMEOUT, Bench, Judging, guards_told
 from .words import parse
 
 
@@ -29,8 +29,10 @@ def run(words: list[str]) -> int:
     if s.protocol == NONE:
         raise ValueError("without a protocol there is nothing to compare; name one, or leave --protocol out")
     with joined(TIMEOUT) as world:
-        bench = Bench(s, "compare", world)
-        found = compare([row for path in s.runs for row in bench.rows(path)], resamples=s.resamples)
+        with guards_told():
+            bench = Bench(s, "compare", world)
+            rows = [row for path in s.runs for row in bench.rows(path)]
+        found = compare(rows, resamples=s.resamples or RESAMPLES)
         command = f"meanflow compare {shlex.join(words)}"
         if world.first:
             folder = s.out or Path(s.runs[0] if s.runs[0].is_dir() else ".") / "comparison"

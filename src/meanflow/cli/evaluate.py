@@ -11,7 +11,7 @@ from pathlib import Path
 from ..data.files import write_text
 from ..evaluation.report import Report, Row, calls_figure, rows_as_json, text_table, write_report
 from ..training.parallel import joined
-from .judging import TIMEOUT, Bench, Judging
+from .judging import TIMEOUT, Bench, Judging, guards_told
 from .words import first_process, parse
 
 
@@ -37,8 +37,9 @@ def run(words: list[str]) -> int:
     if s.figure is not None and s.figure.suffix != ".svg":
         raise ValueError(f"--figure draws an .svg, got {s.figure}")
     with joined(TIMEOUT) as world:
-        bench = Bench(s, "evaluate", world)
-        rows = {path: bench.rows(path) for path in s.runs}
+        with guards_told():
+            bench = Bench(s, "evaluate", world)
+            rows = {path: bench.rows(path) for path in s.runs}
         every = [row for found in rows.values() for row in found]
         command = f"meanflow evaluate {shlex.join(words)}"
         pages = [] if s.no_report else _reports(s, bench, rows, command)

@@ -3,10 +3,11 @@
 from .compare import Comparison, compare, comparison_record, comparison_text, write_comparison
 from .page import Section
 from .subject import LeftOut, Subject
-from .tables import Row, markdown_table, text_table
+from .tables import RESAMPLES, Row, markdown_table, text_table
 from .write import Report, calls_figure, rows_as_json, write_report
 
 __all__ = [
+    "RESAMPLES",
     "Comparison",
     "LeftOut",
     "Report",

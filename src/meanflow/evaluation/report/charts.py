@@ -153,7 +153,8 @@ def _level(name: str, value: float, y: Axis) -> str:
 def _line(s: Series, i: int, x: Axis, y: Axis) -> str:
     """An interval as a band, the line, and marks where there are few points."""
     kind = f"s{i % COLOURS}" + (" again" if i >= COLOURS else "")
-    points = [f"{x(a):.1f} {y(b):.1f}" for a, b in zip(s.x, s.y, strict=True)]
+    places = [(x(a), y(b)) for a, b in zip(s.x, s.y, strict=True)]
+    points = [f"{a:.1f} {b:.1f}" for a, b in places]
     parts = []
     if s.low:
         upper = [f"{x(a):.1f} {y(b):.1f}" for a, b in zip(s.x, s.high, strict=True)]
@@ -161,7 +162,7 @@ def _line(s: Series, i: int, x: Axis, y: Axis) -> str:
         parts.append(f'<path class="band {kind}" d="M{"L".join(upper + lower[::-1])}Z"/>')
     parts.append(f'<path class="line {kind}" d="M{"L".join(points)}"/>')
     if len(points) <= 24:
-        parts += [_mark(*map(float, p.split()), i, kind) for p in points]
+        parts += [_mark(a, b, i, kind) for a, b in places]
     return "".join(parts)
 
 

@@ -18,11 +18,10 @@ from .names import figure, interval, meaning
 from .page import Page, Section, facts, html, paragraph, scrolling, strips
 from .samples import TILES, calls
 from .subject import Subject, conditions, draw, noise_of
-from .tables import Row, html_table, metric_names, protocol_line, text_table
+from .tables import RESAMPLES, Row, html_table, metric_names, protocol_line, text_table
 from .tiles import sheet
 from .write import calls_chart, finite, rows_as_json
 
-RESAMPLES = 200
 LEVEL = 0.95
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -10,6 +11,8 @@ from ..result import Result
 from .names import ARROWS, figure, interval, meaning
 
 Interval = tuple[float, float]
+RESAMPLES = 200  # this and the next are our choice
+MOST_WORK = 5e12  # multiplications: minutes of a CPU; 10,000 samples of 1,024 features are below it
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,27 @@ class Row:
     source: str = ""
 
     @classmethod
-    def of(cls, name: str, result: Result, source: str = "", resamples: int = 200) -> Row:
-        """With bootstrap intervals, 95 %, where the result still has its samples."""
-        names = [m for m in result.metrics if m in result.estimates]
-        return cls(name, result, {m: result.interval(m, resamples=resamples) for m in names}, source or name)
+    def of(
+        cls,
+        name: str,
+        result: Result,
+        source: str = "",
+        resamples: int | None = None,
+        metrics: Sequence[str] | None = None,
+    ) -> Row:
+        """With bootstrap intervals, 95 %, where the result still has its samples.
+
+        resamples: 0 for none; None for 200, or none where they would take long. metrics: those that get an interval.
+        """
+        names = [m for m in result.metrics if m in result.estimates and (metrics is None or m in metrics)]
+        draws = {m: resamples_for(result.estimates[m].items.shape) if resamples is None else resamples for m in names}
+        ends = {m: result.interval(m, resamples=n) for m, n in draws.items() if n > 0}
+        return cls(name, result, ends, source or name)
+
+
+def resamples_for(shape: Sequence[int]) -> int:
+    """Bootstrap draws for items of this shape: none where covariances of so many features would take many minutes."""
+    return RESAMPLES if RESAMPLES * shape[0] * math.prod(shape[1:]) ** 2 <= MOST_WORK else 0
 
 
 def metric_names(rows: Sequence[Row]) -> list[str]:

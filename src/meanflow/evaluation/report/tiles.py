@@ -36,9 +36,8 @@ def sheet(x: Tensor, columns: int, alt: str) -> Picture:
     flat = grid.view(rows * columns, h + GAP, w + GAP, c + 1)
     flat[:b, :h, :w, :c] = to_uint8(x).permute(0, 2, 3, 1)
     flat[:b, :h, :w, c] = 255
-    array = grid.permute(0, 2, 1, 3, 4).reshape(rows * (h + GAP), columns * (w + GAP), c + 1)
-    array = array[:-GAP, :-GAP].numpy()
-    return encoded(_fitted(Image.fromarray(array), max(h, w)), alt, exact=max(h, w) <= EXACT)
+    whole = grid.permute(0, 2, 1, 3, 4).reshape(rows * (h + GAP), columns * (w + GAP), c + 1)
+    return encoded(_fitted(Image.fromarray(whole[:-GAP, :-GAP].numpy()), max(h, w)), alt, exact=max(h, w) <= EXACT)
 
 
 def encoded(image: Image.Image, alt: str, *, exact: bool = True) -> Picture:
