@@ -18,7 +18,7 @@ from .names import figure, interval, meaning
 from .page import Page, Section, facts, html, paragraph, scrolling, strips
 from .samples import TILES, calls
 from .subject import Subject, conditions, draw, noise_of
-from .tables import RESAMPLES, Row, html_table, metric_names, protocol_line, text_table
+from .tables import RESAMPLES, Row, html_table, protocol_line, text_table, with_intervals
 from .tiles import sheet
 from .write import calls_chart, finite, rows_as_json
 
@@ -68,8 +68,8 @@ def compare(rows: Sequence[Row], *, resamples: int = RESAMPLES, seed: int = 0) -
         base = _partner(row, [r for r in rows if r.name == names[0]])
         if base is None:
             continue
-        for metric in metric_names(rows):
-            if metric in base.result.estimates and metric in row.result.estimates:
+        for metric in with_intervals(row.result):
+            if metric in base.result.estimates:
                 found.append(difference(base, row, metric, resamples, seed))
     return Comparison(rows, found, resamples)
 

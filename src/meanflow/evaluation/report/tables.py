@@ -12,6 +12,7 @@ from .names import ARROWS, figure, interval, meaning
 
 Interval = tuple[float, float]
 RESAMPLES = 200  # this and the next are our choice
+ALL_PAIRS = ("kid", "mmd")  # they compare all pairs of features many times over: hours with hundreds of draws
 MOST_WORK = 5e12  # multiplications: minutes of a CPU; 10,000 samples of 1,024 features are below it
 
 
@@ -37,10 +38,15 @@ class Row:
 
         resamples: 0 for none; None for 200, or none where they would take long. metrics: those that get an interval.
         """
-        names = [m for m in result.metrics if m in result.estimates and (metrics is None or m in metrics)]
+        names = [m for m in with_intervals(result) if metrics is None or m in metrics]
         draws = {m: resamples_for(result.estimates[m].items.shape) if resamples is None else resamples for m in names}
         ends = {m: result.interval(m, resamples=n) for m, n in draws.items() if n > 0}
         return cls(name, result, ends, source or name)
+
+
+def with_intervals(result: Result) -> list[str]:
+    """Metrics that can be resampled in reasonable time."""
+    return [m for m in result.metrics if m in result.estimates and m not in ALL_PAIRS]
 
 
 def resamples_for(shape: Sequence[int]) -> int:
