@@ -148,7 +148,8 @@ class Bench:
         train, held_out, why = run_data(read_config(self.folders[0]))
         if train is None:
             raise ValueError(
-                f"the protocol {p.name} compares with the data of the run, but {why}; name them with --data"
+                f"the protocol {p.name} compares with the run's own data, but {why}; name them with --data, or name "
+                "another protocol, e.g. --protocol digits; --protocol none makes a report without figures"
             )
         return train, self.s.held_out or held_out
 

@@ -111,7 +111,7 @@ def run_data(config: dict[str, Any]) -> tuple[Dataset | None, Dataset | None, st
             data = open_data(source, split=split, **options)
         except DataError:
             continue
-        if data.description()["fingerprint"] == about["fingerprint"]:
+        if data.description()["fingerprint"] == about.get("fingerprint"):
             return data, _held_out(source, options) if split == "train" else None, ""
     return None, None, f"what lies at {source} now is not what it was trained on (another fingerprint)"
 
