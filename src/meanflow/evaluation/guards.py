@@ -48,9 +48,13 @@ LEAST_OF_FLOOR = 0.2  # a perfect generator of 10,000 against 5,000 images has 0
 class Refused(ValueError):
     """A result that is not believed, with the reason; `guard` is the name of the guard."""
 
-    def __init__(self, guard: str, reason: str) -> None:
-        super().__init__(f"refused by the guard {guard!r}: {reason}. To have the figure all the same: allow={guard!r}")
-        self.guard = guard
+    def __init__(self, guard: str, reason: str, allowable: bool = True) -> None:
+        super().__init__(guard, reason, allowable)  # all of them, so that it travels between processes
+        self.guard, self.reason, self.allowable = guard, reason, allowable
+
+    def __str__(self) -> str:
+        way = f". To have the figure all the same: allow={self.guard!r}" if self.allowable else ""
+        return f"refused by the guard {self.guard!r}: {self.reason}{way}"
 
 
 class Guards:
@@ -167,14 +171,15 @@ def check_values(
 
 
 def check_unit_range(x: Tensor) -> None:
-    """ValueError for floats said to be in [0, 1] that are not; [-1, 1] given as [0, 1] is the commonest mistake."""
+    """Refused for floats said to be in [0, 1] that are not; [-1, 1] given as [0, 1] is the commonest mistake."""
     low, high = float(x.min()), float(x.max())
     if low < -1e-3 or high > 1 + 1e-3:
         what = "[-1, 1]" if low >= -1.001 and high <= 1.001 else "neither [0, 1] nor [-1, 1]"
-        raise Refused("range", f"images look like {what} (min {low:.3g}, max {high:.3g}); said to be in [0, 1]")
+        reason = f"images look like {what} (min {low:.3g}, max {high:.3g}); said to be in [0, 1]"
+        raise Refused("range", reason, allowable=False)
 
 
-def check_shape(guards: Guards, came: tuple[int, ...], wanted: tuple[int, ...] | None, resize: str) -> None:
+def check_shape(came: tuple[int, ...], wanted: tuple[int, ...] | None, resize: str) -> None:
     """Samples have the shape of the protocol: nothing is resized on the way but by the extractor's own filter."""
     if wanted is not None and tuple(came) != tuple(wanted):
         way = "no filter" if resize == "none" else f"the filter {resize} inside the features"
@@ -182,6 +187,7 @@ def check_shape(guards: Guards, came: tuple[int, ...], wanted: tuple[int, ...] |
             "shape",
             f"samples have shape {tuple(came)}, the protocol wants {tuple(wanted)} and knows {way}; an image that was "
             "resized with another filter has another distance, so choose the protocol of this size",
+            allowable=False,
         )
 
 
