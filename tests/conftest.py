@@ -35,6 +35,14 @@ def cifar10() -> Path:
 
 
 @pytest.fixture
+def fashion_mnist() -> Path:
+    folder = SHARED / "data" / "fashion-mnist"
+    if not folder.is_dir():
+        pytest.skip("Fashion-MNIST is not beside this checkout (../shared/data/fashion-mnist)")
+    return folder
+
+
+@pytest.fixture
 def resnet56() -> Path:
     file = SHARED / "data" / "cifar10-classifier" / "resnet56-4bfd9763.th"
     if not file.is_file():

@@ -54,9 +54,8 @@ class Extractor:
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor | None:
         """Logits [N, K] of its classes on the CPU; None where it knows none."""
-        if not hasattr(self.net, "logits"):
-            return None
-        return self.net.logits(features.to(self.device)).float().cpu()
+        logits = getattr(self.net, "logits", None)
+        return None if logits is None else logits(features.to(self.device)).float().cpu()
 
 
 def extractor(

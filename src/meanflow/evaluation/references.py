@@ -181,7 +181,10 @@ def part_of(data: Dataset, features: Extractor, p: Protocol, wanted: bool) -> Pa
 
 
 def _extracted(data: Dataset, features: Extractor, p: Protocol, wanted: bool) -> Part:
-    moments, look, rows, labels = [], Look(), [], []
+    look = Look()
+    moments: list[Moments] = []
+    rows: list[Tensor] = []
+    labels: list[Tensor] = []
     for start in range(0, len(data), BATCH):
         x, cond = data.batch(range(start, min(start + BATCH, len(data))))
         x = quantised(x, p.quantise)

@@ -111,7 +111,7 @@ def _symbol(metric: str, extractor: str) -> str:
     """FID and KID are kept for Inception features; everything else names its features."""
     if extractor == "inception":
         return {"frechet": "FID", "kid": "KID", "inception_score": "IS"}.get(metric, metric)
-    return f"{(NAMES.get(metric, metric))}-{extractor}"
+    return f"{NAMES.get(metric, metric)}-{extractor}"
 
 
 def _plain(value: Any) -> Any:
