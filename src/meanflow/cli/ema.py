@@ -25,7 +25,7 @@ SMALLER = ("frechet", "kid")  # metrics that are better when they are smaller
 
 @dataclass
 class Ema:
-    """Rebuild averages of the weights after the run, of any length, from the snapshots of --training.ema-power.
+    """Rebuild averages of the weights after the run, of any length, from the snapshots of `train --ema-power`.
 
     --sigma writes one as a file; --sweep judges many and finds the best length. `meanflow sample RUN --ema power:0.075`
     uses one without a file. Lengths are relative: the standard deviation of the averaging window over the whole run.

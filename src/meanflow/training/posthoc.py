@@ -91,7 +91,7 @@ def kept_averages(run: str | Path) -> list[Kept]:
         ]
     if not kept:
         raise ValueError(
-            f"{run} has no snapshots of power-function averages; train with --training.ema-power 0.05 0.1 "
+            f"{run} has no snapshots of power-function averages; train with --ema-power 0.05 0.1 "
             "(in Python ema_power=(0.05, 0.1)) to rebuild averages afterwards"
         )
     return kept

@@ -27,7 +27,7 @@ class Profile(NamedTuple):
 class Fit(NamedTuple):
     """Coefficients of the kept profiles [N], and how far their combination is from the wanted profile.
 
-    error: relative distance in the L2 norm of profiles. total: sum of the coefficients; 1 keeps the scale of weights.
+    error: relative distance in the L2 norm of profiles. total: the sum of the coefficients by which they were divided.
     """
 
     coefficients: np.ndarray
@@ -82,11 +82,11 @@ def inner(a: Sequence[Profile], b: Sequence[Profile]) -> np.ndarray:
     return (g + 1) * (h + 1) / ((g + h + 1) * np.maximum(n, m)) * ratio**power
 
 
-def solve(kept: Sequence[Profile], wanted: Profile, scaled: bool = True) -> Fit:
+def solve(kept: Sequence[Profile], wanted: Profile) -> Fit:
     """The combination of kept profiles that is nearest to the wanted one; float64.
 
-    scaled: among those whose coefficients sum to 1, so that weights that do not change come out as they are; the paper
-    leaves the sum free, and with few profiles all weights then shrink by some per cent.
+    Its coefficients are then divided by their sum, as the authors' code does (NVlabs/edm2), so that weights that do
+    not change come out as they are: with few profiles all would shrink by some per cent.
     Source: arXiv:2312.02696, algorithm 3. Raises ValueError when no profile was kept by then.
     """
     if not kept or min(p.steps for p in kept) > wanted.steps:
@@ -94,10 +94,9 @@ def solve(kept: Sequence[Profile], wanted: Profile, scaled: bool = True) -> Fit:
     gram, right = inner(kept, kept), inner(kept, [wanted])[:, 0]
     # Of unit length, since norms of early and late profiles differ by orders; near ones make the matrix singular.
     scale = np.sqrt(gram.diagonal())
-    sides = np.stack([right, np.ones(len(kept))], axis=1) / scale[:, None]
-    free, level = (np.linalg.lstsq(gram / np.outer(scale, scale), sides, rcond=1e-15)[0] / scale[:, None]).T
-    # Lagrange: the solution of A x = b - multiplier * 1 whose entries sum to 1.
-    found = free + (1 - free.sum()) / level.sum() * level if scaled else free
+    found = np.linalg.lstsq(gram / np.outer(scale, scale), right / scale, rcond=1e-15)[0] / scale
+    shrunk = float(found.sum())
+    found = found / shrunk
     norm = inner([wanted], [wanted])[0, 0]
     left = max(norm - 2 * found @ right + found @ gram @ found, 0.0)
-    return Fit(found, float(np.sqrt(left / norm)), float(found.sum()))
+    return Fit(found, float(np.sqrt(left / norm)), shrunk)
