@@ -1,7 +1,10 @@
 """The report of a run: what stands in it, and its page in a real browser."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +180,23 @@ def test_samples_in_files_are_judged_like_the_run_that_made_them(run, tmp_path, 
     np.savez(tmp_path / "wrong.npz", y=np.zeros(3))
     assert main(["evaluate", str(tmp_path / "wrong.npz"), *words]) == 2
     assert "expected under the name x" in capsys.readouterr().err
+
+
+def test_two_processes_give_the_figures_of_one(run, tmp_path, capsys):
+    words = ["evaluate", str(run), "--steps", "1", "--json", "--batch", "64", "--no-history", "--samples", "200"]
+    words += ["--resamples", "0", "--out", str(tmp_path / "report")]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "meanflow.cli"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launch, *words], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    together = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert main([*words, "--no-report"]) == 0
+    alone = json.loads(capsys.readouterr().out)["rows"]
+    same = [{k: v for k, v in row.items() if k != "seconds"} for row in (*together, *alone)]
+    assert len(same) == 2 and same[0] == same[1]
+    assert (tmp_path / "report" / "index.html").is_file()
 
 
 def test_the_figure_is_a_file_of_its_own(run, browser, tmp_path, capsys):
