@@ -8,8 +8,10 @@ import torch
 
 from meanflow.cli import main
 from meanflow.evaluation import Judge
+from meanflow.evaluation.metrics import HIGHER_IS_BETTER, METRICS
 from meanflow.evaluation.report import Row, compare
 from meanflow.evaluation.report.compare import comparison_text, difference
+from meanflow.evaluation.report.names import MEANINGS
 from meanflow.evaluation.report.tables import with_intervals
 
 NET = ["--net.width", "32", "--net.depth", "1", "--net.heads", "4", "--net.patch", "4", "--loggers", "csv"]
@@ -122,3 +124,10 @@ def test_wrong_use_is_told_in_a_line(words, message, tmp_path, capsys, monkeypat
     monkeypatch.chdir(tmp_path)
     assert main(["compare", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_every_metric_has_words_and_the_right_direction():
+    """The tables' arrows agree with what the metrics themselves say."""
+    for name in METRICS:
+        known = MEANINGS[name]
+        assert known.words and (known.better == "higher") == (name in HIGHER_IS_BETTER)
