@@ -32,9 +32,9 @@ def diagnosis(subject: Subject) -> Section:
     distances = "; ".join(f"{calls(d.calls)}: {d.mean:.1%}" for d in found.distances)
     body = paragraph(f"Mean distance to the sample of {calls(MANY)} from the same noise, |x − y| / |y|: {distances}.")
     body += paragraph(
-        f"Cells are relative errors in % of |u|, over {ROWS} noises; the cell at the lower left is the one call from "
-        "noise to data. Left, how far u is from what the MeanFlow identity (eq. 6) asks for; right, one jump against "
-        "two through the middle.",
+        f"Cells are relative errors in % of |u|, over {ROWS} noises, of jumps from t (down) to r (across); the cell at "
+        "the lower left is the one call from noise to data. Left, how far u is from what the MeanFlow identity (eq. 6) "
+        "asks for; right, one jump against two through the middle.",
         "note",
     )
     body += f'<div class="pair">{_map(found, found.residual, "Identity residual, %")}'
@@ -50,13 +50,13 @@ def shade(value: float) -> int:
 def _map(found: OneCall, grid: Grid, title: str) -> str:
     """A table with t downwards and r to the right."""
     size = len(found.times) - 1
-    head = "".join(f'<th scope="col">r = {r:.3g}</th>' for r in found.times[:size])
+    head = "".join(f'<th scope="col">{r:.3g}</th>' for r in found.times[:size])
     lines = "".join(
-        f'<tr><th scope="row">t = {found.times[i]:.3g}</th>{"".join(_cell(v) for v in grid[i][:size])}</tr>'
+        f'<tr><th scope="row">{found.times[i]:.3g}</th>{"".join(_cell(v) for v in grid[i][:size])}</tr>'
         for i in range(1, size + 1)
     )
     table = (
-        f'<table class="heat"><caption>{escape(title)}</caption><thead><tr><td></td>{head}</tr></thead>'
+        f'<table class="heat"><caption>{escape(title)}</caption><thead><tr><th>t \\ r</th>{head}</tr></thead>'
         f"<tbody>{lines}</tbody></table>"
     )
     return scrolling(table, title)

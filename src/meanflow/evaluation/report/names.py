@@ -49,7 +49,8 @@ def figure(value: float | None) -> str:
     """A value as it is written in every table, so that page, markdown and terminal agree."""
     if value is None:
         return "–"
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.1f}"
+    text = f"{value:.3f}" if abs(value) < 1000 else f"{value:.1f}"
+    return "0.000" if text == "-0.000" else text
 
 
 def interval(ends: tuple[float, float] | None) -> str:

@@ -78,31 +78,36 @@ def calls_of(result: Result) -> str:
 
 
 def html_table(rows: Sequence[Row]) -> str:
-    """Rows with intervals under the values, the floor at the foot."""
-    metrics = metric_names(rows)
-    head = "".join(f'<th scope="col" class="n">{escape(heading(m, rows))}</th>' for m in metrics)
-    lines = "".join(_html_row(row, metrics) for row in rows)
-    floor = rows[0].result.floor
-    cells = "".join(f'<td class="n">{figure(floor.get(m))}</td>' for m in metrics)
-    foot = f'<tfoot><tr><th scope="row" colspan="3">floor: real images</th>{cells}</tr></tfoot>' if floor else ""
+    """Rows with intervals under the values, the floor at the foot; the runs are named where there are several."""
+    metrics, several = metric_names(rows), len({row.name for row in rows}) > 1
+    names = ["Run", "Weights"] if several else ["Weights"]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names) + '<th scope="col" class="n">Calls</th>'
+    head += "".join(f'<th scope="col" class="n">{escape(heading(m, rows))}</th>' for m in metrics)
+    lines = "".join(_html_row(row, metrics, several) for row in rows)
     return (
         '<table class="numbers results"><caption>Small figures: 95 % bootstrap interval over samples</caption>'
-        '<thead><tr><th scope="col">Run</th><th scope="col">Weights</th><th scope="col" class="n">Calls</th>'
-        f"{head}</tr></thead>"
-        f"<tbody>{lines}</tbody>{foot}</table>"
+        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody>{_foot(rows[0].result.floor, metrics, len(names))}</table>"
     )
 
 
-def _html_row(row: Row, metrics: Sequence[str]) -> str:
+def _foot(floor: dict[str, float], metrics: Sequence[str], names: int) -> str:
+    if not floor:
+        return ""
+    cells = "".join(f'<td class="n">{figure(floor.get(m))}</td>' for m in metrics)
+    return f'<tfoot><tr><th scope="row" colspan="{names + 1}">floor: real images</th>{cells}</tr></tfoot>'
+
+
+def _html_row(row: Row, metrics: Sequence[str], several: bool) -> str:
+    weights = escape(row.result.weights)
+    names = (
+        f'<th scope="row">{escape(row.name)}</th><td>{weights}</td>' if several else f'<th scope="row">{weights}</th>'
+    )
     cells = []
     for m in metrics:
         ends = interval(row.intervals.get(m))
         small = f'<span class="ci">{ends}</span>' if ends else ""
         cells.append(f'<td class="n" data-metric="{escape(m)}">{figure(row.result.metrics.get(m))}{small}</td>')
-    return (
-        f'<tr><th scope="row">{escape(row.name)}</th><td>{escape(row.result.weights)}</td>'
-        f'<td class="n">{escape(calls_of(row.result))}</td>{"".join(cells)}</tr>'
-    )
+    return f'<tr>{names}<td class="n">{escape(calls_of(row.result))}</td>{"".join(cells)}</tr>'
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
