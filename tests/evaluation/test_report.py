@@ -15,6 +15,7 @@ from torch import nn
 from meanflow.cli import main
 from meanflow.core.sampling import sample
 from meanflow.data import digits
+from meanflow.evaluation.pictures import to_uint8
 from meanflow.evaluation.report import LeftOut, Subject
 from meanflow.evaluation.report.charts import Axis, Chart, Series, line_chart
 from meanflow.evaluation.report.field import mean_velocity
@@ -174,9 +175,14 @@ def test_samples_in_files_are_judged_like_the_run_that_made_them(run, tmp_path, 
     assert main(["sample", str(run), "--seeds", "1000000-1000199", "--out", str(tmp_path / "single")]) == 0
     assert main(["evaluate", str(tmp_path / "single"), *words]) == 2  # noise of a run of ten steps is no digit
     assert "--allow detail" in capsys.readouterr().err
-    assert main(["evaluate", str(tmp_path / "single"), "--allow", "detail", *words]) == 0
-    rounded = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"][0]
-    assert rounded["frechet"] == pytest.approx(rows[0]["frechet"], rel=1e-2) and rounded["allowed"] == ["detail"]
+    stored = np.load(archive)
+    bytes_ = to_uint8(torch.from_numpy(stored["x"])).numpy()
+    np.savez(tmp_path / "bytes.npz", x=bytes_, labels=stored["labels"])
+    files = [str(tmp_path / "single"), str(tmp_path / "bytes.npz")]
+    assert main(["evaluate", *files, "--allow", "detail", *words]) == 0
+    pngs, array = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert pngs["frechet"] == array["frechet"] and pngs["agreement"] == array["agreement"]
+    assert pngs["allowed"] == ["detail"]
     np.savez(tmp_path / "wrong.npz", y=np.zeros(3))
     assert main(["evaluate", str(tmp_path / "wrong.npz"), *words]) == 2
     assert "expected under the name x" in capsys.readouterr().err

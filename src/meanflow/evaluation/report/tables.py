@@ -84,9 +84,10 @@ def html_table(rows: Sequence[Row]) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in names) + '<th scope="col" class="n">Calls</th>'
     head += "".join(f'<th scope="col" class="n">{escape(heading(m, rows))}</th>' for m in metrics)
     lines = "".join(_html_row(row, metrics, several) for row in rows)
+    foot = _foot(rows[0].result.floor, metrics, len(names))
     return (
         '<table class="numbers results"><caption>Small figures: 95 % bootstrap interval over samples</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody>{_foot(rows[0].result.floor, metrics, len(names))}</table>"
+        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody>{foot}</table>"
     )
 
 
