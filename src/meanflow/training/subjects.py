@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,13 @@ def history(folder: Path, net: nn.Module, weights: str) -> list[tuple[int, Calla
     if weights.startswith(POWER):  # rebuilt for the end of the run only
         return []
     file = WEIGHTS if weights == RAW else ema_file(float(weights))
-    found = []
+    found: list[tuple[int, Callable[[], nn.Module]]] = []
     for path in checkpoint.checkpoints(folder / "checkpoints")[:-1]:
         try:
             checkpoint.verify(path, [file])
         except CheckpointError:
             continue
-        found.append((int(path.name), lambda path=path: _as_of(net, path, file)))
+        found.append((int(path.name), partial(_as_of, net, path, file)))
     return found
 
 
@@ -105,7 +106,8 @@ def run_data(config: dict[str, Any]) -> tuple[Dataset | None, Dataset | None, st
         return digits(split), digits("held_out") if split == "train" else None, ""
     if not source or not Path(source).expanduser().exists():
         return None, None, f"the data that it was trained on ({source or 'tensors in memory'}) are not at hand"
-    options = {"size": tuple(about["shape"][1:])} if "skipped" in about else {}
+    # Only encoded images have a size of their choice, and only they count those that were skipped.
+    options: dict[str, Any] = {"size": tuple(about["shape"][1:])} if "skipped" in about else {}
     for split in ("train", "all"):
         try:
             data = open_data(source, split=split, **options)

@@ -7,7 +7,7 @@ from html import escape
 import torch
 from torch import Tensor
 
-from ...core.conditions import take
+from ...core.conditions import map_cond
 from ...core.derivative import call, evaluating
 from ...data import Dataset
 from .charts import svg
@@ -61,15 +61,11 @@ def mean_velocity(subject: Subject, reach: float, r: float, t: float) -> tuple[T
     device = next(subject.net.parameters()).device
     line = torch.linspace(-reach, reach, ARROWS + 2)[1:-1]
     z = torch.cartesian_prod(line, line).to(device)
-    cond = take(conditions(subject, len(z)), slice(0, len(z)))
+    cond = map_cond(lambda c: c.to(device), conditions(subject, len(z)))
     one = torch.ones(len(z), device=device)
     with evaluating(subject.net):
-        u = call(subject.net, z, t * one, r * one, cond if cond is None else _on(cond, device))
+        u = call(subject.net, z, t * one, r * one, cond)
     return z.cpu(), u.float().cpu()
-
-
-def _on(cond: object, device: torch.device) -> object:
-    return cond.to(device) if isinstance(cond, Tensor) else {k: _on(v, device) for k, v in cond.items()}  # type: ignore
 
 
 def _data_points(subject: Subject) -> Tensor | None:
