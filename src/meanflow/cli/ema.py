@@ -14,7 +14,7 @@ import tyro
 from ..evaluation import Judge, protocol, protocol_for
 from ..training import load, posthoc_ema
 from ..training.checkpoint import write_text
-from ..training.posthoc import PosthocEMA, write_average
+from ..training.posthoc import PosthocEMA, profile_error, write_average
 from ..training.profiles import check_length
 from ..training.run import pick_device, read_config
 from .status import trend
@@ -102,7 +102,7 @@ def _sweep(s: Ema, sigmas: list[float]) -> int:
         least = " or ".join(usable)
         raise ValueError(f"the sweep looks for the least {least} of protocol {chosen.name}, not {s.metric!r}")
     device = pick_device(s.device)
-    posthoc_ema(s.run, sigmas[0], s.at)  # says what is missing before anything is judged
+    profile_error(s.run, sigmas[0], s.at)  # says what is missing before anything is judged
     judge = Judge(replace(chosen, metrics=(s.metric,)), device=device)
     print(
         f"{'length':>8}  {s.metric:>10}  {'profile':>8}  protocol {chosen.name}, {s.samples} samples, calls: {s.steps}"
@@ -129,7 +129,7 @@ def _judged(s: Ema, judge: Judge, sigmas: list[float], device: Any) -> Iterator[
         found = judge.row(net, steps=s.steps, samples=s.samples, weights=_name(sigma, s.at)).metrics[s.metric]
         if not math.isfinite(found):
             raise FloatingPointError(f"{s.metric} of the average of length {sigma:g} is not finite")
-        yield {"sigma": sigma, s.metric: found, "profile_error": posthoc_ema(s.run, sigma, s.at).error}
+        yield {"sigma": sigma, s.metric: found, "profile_error": profile_error(s.run, sigma, s.at)}
 
 
 def _name(sigma: float, at: int | None) -> str:

@@ -61,10 +61,8 @@ def posthoc_ema(run: str | Path, sigma_rel: float, at: int | None = None) -> Pos
     left out. Raises ValueError for a length outside (0, 0.2887), a run without snapshots, and a time without one.
     Source: arXiv:2312.02696, algorithm 3; coefficients sum to 1 here.
     """
-    check_length(sigma_rel)
-    kept = _until(kept_averages(run), at, Path(run))
+    kept, fit = _fitted(run, sigma_rel, at)
     last = kept[-1]
-    fit = solve([k.profile for k in kept], Profile(last.profile.steps, sigma_rel))
     if fit.error > WORTH_SAYING:
         warnings.warn(
             f"the average of relative length {sigma_rel:g} is rebuilt with a profile {100 * fit.error:.0f} % away from "
@@ -74,12 +72,28 @@ def posthoc_ema(run: str | Path, sigma_rel: float, at: int | None = None) -> Pos
     return PosthocEMA(_combined(kept, fit), sigma_rel, last.images, len(kept), fit.error)
 
 
-def kept_averages(run: str | Path) -> list[Kept]:
-    """Every whole power-function average in the snapshots of a run, oldest first; damaged ones are warned of."""
+def profile_error(run: str | Path, sigma_rel: float, at: int | None = None) -> float:
+    """Relative distance of a rebuilt average's profile from the ideal one, without rebuilding it."""
+    return _fitted(run, sigma_rel, at, whole=False)[1].error
+
+
+def _fitted(run: str | Path, sigma: float, at: int | None, whole: bool = True) -> tuple[list[Kept], Fit]:
+    """The averages to combine, and how."""
+    check_length(sigma)
+    kept = _until(kept_averages(run, whole), at, Path(run))
+    return kept, solve([k.profile for k in kept], Profile(kept[-1].profile.steps, sigma))
+
+
+def kept_averages(run: str | Path, whole: bool = True) -> list[Kept]:
+    """Every power-function average in the snapshots of a run, oldest first; damaged ones are warned of and left out.
+
+    whole: whether the files are compared with their checksums.
+    """
     folder, kept = Path(run) / PROFILES, []
     for path in checkpoint.checkpoints(folder):
         try:
-            checkpoint.verify(path)
+            if whole:
+                checkpoint.verify(path)
             about = checkpoint.read_state(path)
         except CheckpointError as error:
             warnings.warn(f"{error}. Leaving this snapshot out", stacklevel=3)
