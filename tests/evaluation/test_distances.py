@@ -174,12 +174,14 @@ def test_what_a_metric_lacks_is_said():
             METRICS[name](Sample(torch.randn(60, 4)), m)
 
 
-def test_the_bootstrap_has_the_spread_of_new_draws():
+@pytest.mark.parametrize("name", ["frechet", "kid", "mmd"])
+def test_the_bootstrap_has_the_spread_of_new_draws(name):
     """Standard deviation of resampled distances against that of fresh samples of the same distribution."""
     g = torch.Generator().manual_seed(0)
-    reference = Material(Gaussian(torch.zeros(4).double(), torch.eye(4).double()))
-    fresh = torch.tensor([METRICS["frechet"](_drawn(g), reference).value for _ in range(100)])
-    boot = [resampled(METRICS["frechet"](_drawn(g), reference), 60, i).std() for i in range(5)]
+    rows = torch.randn(400, 4, generator=g)
+    reference = Material(Gaussian(torch.zeros(4).double(), torch.eye(4).double()), rows)
+    fresh = torch.tensor([METRICS[name](_drawn(g), reference).value for _ in range(60)])
+    boot = [resampled(METRICS[name](_drawn(g), reference), 60, i).std() for i in range(5)]
     assert 0.7 < float(torch.stack(boot).mean() / fresh.std()) < 1.4
 
 

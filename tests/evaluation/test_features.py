@@ -67,7 +67,9 @@ def test_pooling_leaves_the_padding_out_and_the_last_block_takes_the_maximum(inc
     assert torch.equal(inception.Mixed_5b.pool(ones), ones) and torch.equal(inception.Mixed_7b.pool(ones), ones)
     peak = torch.zeros(1, 1, 3, 3)
     peak[0, 0, 1, 1] = 9.0
-    assert inception.Mixed_7b.pool(peak).max() == 1 and inception.Mixed_7c.pool(peak).min() == 9
+    average = inception.Mixed_7b.pool(peak)[0, 0]
+    assert average[1, 1] == 1 and average[0, 0] == 9 / 4  # of the four pixels there are, not of nine
+    assert inception.Mixed_7c.pool(peak).min() == 9
 
 
 def test_dinov2_has_the_layers_of_the_released_weights():

@@ -17,7 +17,7 @@ from . import guards as guard
 from .guards import Guards, Look
 from .metrics import METRICS, Estimate, Material, Missing, Sample
 from .protocols import Protocol, protocol
-from .references import prepared, quantised
+from .references import NEEDS_TRAIN, prepared, quantised
 from .result import Result
 
 FIRST_SEED = 1_000_000
@@ -193,7 +193,9 @@ class Judge:
 
     def _floor(self, s: Sample, m: Material) -> dict[str, float]:
         found = self._estimates(s, m)[0]
-        return {name: e.value if e.null is None else e.null for name, e in found.items()}
+        # Training images are their own nearest; where no held-out images tell the null, there is no such floor.
+        known = {name: e for name, e in found.items() if e.null is not None or name not in NEEDS_TRAIN}
+        return {name: e.value if e.null is None else e.null for name, e in known.items()}
 
 
 def judge(net: nn.Module, what: str | Protocol, **options: Any) -> Result:

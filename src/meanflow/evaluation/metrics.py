@@ -113,7 +113,8 @@ def frechet(s: Sample, m: Material) -> Estimate:
 def kid(s: Sample, m: Material) -> Estimate:
     """Unbiased kernel distance of the features to the reference; lower is better."""
     reference = _reference(m)
-    return Estimate(s.features, lambda f: distances.kernel_distance(f, reference))
+    value = distances.kernel_distance(s.features, reference)
+    return Estimate(value + distances.mmd_influence(s.features, reference, distances.polynomial), _mean)
 
 
 def inception_score(s: Sample, m: Material) -> Estimate:
@@ -177,7 +178,8 @@ def sliced_wasserstein(s: Sample, m: Material) -> Estimate:
 def mmd(s: Sample, m: Material) -> Estimate:
     """Unbiased squared MMD to the reference with Gaussian kernels; lower is better."""
     reference = _reference(m)
-    return Estimate(s.features, lambda f: distances.gaussian_mmd(f, reference))
+    value, kernel = distances.gaussian_mmd(s.features, reference), distances.gaussian_kernel(reference)
+    return Estimate(value + distances.mmd_influence(s.features, reference, kernel), _mean)
 
 
 METRICS: dict[str, Callable[[Sample, Material], Estimate]] = {

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import warnings
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def keep(kind: str, about: dict[str, Any], tensors: dict[str, Tensor], extra: di
         sync(aside)
         os.replace(aside, path)
     except (OSError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         warnings.warn(
             f"{path} cannot be written ({error}), so this is computed anew each time; "
             f"set {FOLDER} to a folder with room",
