@@ -82,7 +82,8 @@ def html_table(rows: Sequence[Row]) -> str:
     metrics, several = metric_names(rows), len({row.name for row in rows}) > 1
     names = ["Run", "Weights"] if several else ["Weights"]
     head = "".join(f'<th scope="col">{name}</th>' for name in names) + '<th scope="col" class="n">Calls</th>'
-    head += "".join(f'<th scope="col" class="n">{escape(heading(m, rows))}</th>' for m in metrics)
+    titles = [escape(heading(m, rows)).replace(" ↓", "&nbsp;↓").replace(" ↑", "&nbsp;↑") for m in metrics]
+    head += "".join(f'<th scope="col" class="n">{title}</th>' for title in titles)
     lines = "".join(_html_row(row, metrics, several) for row in rows)
     foot = _foot(rows[0].result.floor, metrics, len(names))
     return (
