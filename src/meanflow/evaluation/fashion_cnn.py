@@ -35,8 +35,7 @@ class SmallCNN(nn.Module):
 def trained(x: Tensor, labels: Tensor, *, classes: int = 10, epochs: int = 2, batch: int = 128) -> SmallCNN:
     """A classifier trained on images uint8 [N, 1, 28, 28] with labels [N], always from the same seed.
 
-    Two epochs, so that Fashion-MNIST takes about a minute on a processor core; AdamW with a learning rate that rises to
-    3e-3 and falls to zero, our choice.
+    Two epochs of AdamW with a learning rate that rises to 3e-3 and falls to zero: our choice, for its price.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
