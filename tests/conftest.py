@@ -35,6 +35,22 @@ def cifar10() -> Path:
 
 
 @pytest.fixture
+def fashion_mnist() -> Path:
+    folder = SHARED / "data" / "fashion-mnist"
+    if not folder.is_dir():
+        pytest.skip("Fashion-MNIST is not beside this checkout (../shared/data/fashion-mnist)")
+    return folder
+
+
+@pytest.fixture
+def resnet56() -> Path:
+    file = SHARED / "data" / "cifar10-classifier" / "resnet56-4bfd9763.th"
+    if not file.is_file():
+        pytest.skip("the classifier of CIFAR-10 is not beside this checkout (../shared/data/cifar10-classifier)")
+    return file
+
+
+@pytest.fixture
 def taef2() -> Path:
     folder = SHARED / "data" / "tiny-autoencoder-taef2"
     if not folder.is_dir():

@@ -104,7 +104,7 @@ def test_evaluate_prints_a_table_or_one_json_object(home):
     rows = json.loads(done.stdout)["rows"]
     assert [r["steps"] for r in rows] == [1, 4]
     assert all({"frechet", "floor", "agreement"} <= r.keys() for r in rows)
-    assert json.loads((home / "runs/digits/evaluation.json").read_text())["rows"] == rows
+    assert json.loads((home / "runs/digits/report/report.json").read_text())["rows"] == rows
 
 
 def test_flow_matching_baseline_is_a_row_where_one_was_trained(home):
@@ -114,7 +114,7 @@ def test_flow_matching_baseline_is_a_row_where_one_was_trained(home):
     meanflow("sample", "runs/flow", "--guidance", "2", "--steps", "4", "--out", "f.png", cwd=home, check=False)
 
 
-def test_training_on_a_folder_without_special_settings(tmp_path, capsys, monkeypatch):
+def test_training_on_a_folder_without_special_settings(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("cats", "dogs"):
         (tmp_path / "pets" / name).mkdir(parents=True)
@@ -124,8 +124,11 @@ def test_training_on_a_folder_without_special_settings(tmp_path, capsys, monkeyp
     tiny = ["--net.width", "32", "--net.depth", "1", "--net.heads", "4", "--images", "128", "--batch", "64"]
     meanflow("train", "pets", "--size", "16", *tiny, cwd=tmp_path)
     assert list((tmp_path / "runs/pets/grids").glob("*.png"))
-    text = complaint(capsys, monkeypatch, tmp_path, "evaluate", "runs/pets")
-    assert "knows the protocol of digits so far" in text
+    done = meanflow("evaluate", "runs/pets", "--protocol", "none", "--steps", "1", cwd=tmp_path)
+    assert "there are no figures" in done.stdout
+    report = json.loads((tmp_path / "runs/pets/report/report.json").read_text())
+    # Nothing is held out: training images and their nearest other one tell how near is usual.
+    assert "nothing is held out" in report["sections"]["neighbours"]["usual"]
 
 
 def test_cifar_folder_trains(cifar10, tmp_path):

@@ -32,6 +32,9 @@ meanflow: one-step generators, after "Mean Flows for One-step Generative Modelin
   meanflow export runs/digits digits.onnx    one file that runs anywhere; or .pt2
   meanflow page runs/digits page/            a web page that draws samples in the visitor's browser
   meanflow evaluate runs/digits              say in numbers how good they are
+  meanflow compare runs/a runs/b             side by side, differences with intervals
+  meanflow diagnose runs/digits              what one call loses against many, and where
+  meanflow ema runs/digits --sweep 0.02:0.25:12   the best length of averaging, found after the run
   meanflow bench step | sample               the price of a training step, the speed of sampling
   meanflow doctor net.py:build               examine your own network before training it
   meanflow convert authors-jax FOLDER OUT    bring in the authors' weights; `meanflow convert` lists the formats
@@ -53,6 +56,9 @@ COMMANDS = (
     "export",
     "page",
     "evaluate",
+    "compare",
+    "diagnose",
+    "ema",
     "ablate",
     "recipes",
     "bench",

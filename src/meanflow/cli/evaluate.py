@@ -3,69 +3,79 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import tyro
-
-from ..evaluation import evaluate_digits, table
-from ..training import load
-from ..training.checkpoint import write_text
-from ..training.run import pick_device, read_config
-from .words import numbers, parse
+from ..data.files import write_text
+from ..evaluation.report import Report, Row, calls_figure, rows_as_json, text_table, write_report
+from ..training.parallel import joined
+from .judging import TIMEOUT, Bench, Judging, guards_told
+from .words import first_process, parse
 
 
 @dataclass
-class Evaluate:
-    """Say in numbers how good runs are: a row for each run and number of network calls."""
+class Evaluate(Judging):
+    """Say in numbers how good runs are, a row for each run and number of network calls, and write a report.
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, e.g. a run and its flow-matching baseline."""
-    steps: str = "1,2,4"
-    """Numbers of network calls."""
-    protocol: Literal["digits"] | None = None
-    """How to judge; by default what belongs to the data of each run. Converted runs do not know their data."""
-    samples: int = 2000
-    """Samples drawn for each row."""
-    net: str | None = None
-    """PATH.py:NAME or module:NAME of the network, for runs that were trained with your own; executes that file."""
-    ema: float | None = None
-    """Decay of the averaged weights to use; each run's first by default."""
-    json: bool = False
-    """Print one JSON object instead of a table."""
-    device: str = "auto"
-    """Device: cpu, cuda, or auto for the first GPU where there is one."""
+    The report is a folder with a page to read (index.html), a table (report.md) and everything for programs
+    (report.json). Started by torchrun, the processes share the samples.
+    """
+
+    figure: Path | None = None
+    """Write the first figure of quality against network calls as an .svg, e.g. with --steps 1,2,4,8,32,128."""
+    no_history: bool = False
+    """Do not judge the earlier checkpoints of the run."""
+    no_report: bool = False
+    """Print figures only."""
 
 
 def run(words: list[str]) -> int:
     """Judge runs."""
     s = parse(Evaluate, words, "evaluate")
-    steps, device = numbers(s.steps, "steps"), pick_device(s.device)
-    if not s.runs:
-        raise ValueError("name at least one run folder, e.g. meanflow evaluate runs/digits")
-    if min(steps) < 1 or s.samples < 100:
-        raise ValueError(f"steps must be at least 1 and samples at least 100, got {steps} and {s.samples}")
-    nets = {}
-    for folder in s.runs:
-        source = str(read_config(folder)["data"].get("source"))
-        if s.protocol is None and not source.startswith("digits"):
-            raise ValueError(
-                f"{folder} was trained on {source}; evaluate knows the protocol of digits so far. If it makes such "
-                "digits all the same, say --protocol digits"
-            )
-        net = nets[str(folder)] = load(folder, ema=s.ema, net=s.net, device=device)
-        if getattr(net, "source", None) is not None:
-            raise ValueError(
-                f"the protocol digits draws its samples from N(0, I), {folder} was trained from {net.source}; judge "
-                "samples of your own with meanflow.evaluation"
-            )
-        if tuple(net.shape) != (1, 8, 8) or net.null != 10:  # type: ignore[arg-type]
-            raise ValueError(
-                f"the protocol digits is for samples (1, 8, 8) of 10 classes, {folder} makes {tuple(net.shape)} "  # type: ignore[arg-type]
-                f"of {net.null} classes"
-            )
-    result = evaluate_digits(nets, steps, samples=s.samples)
-    write_text(s.runs[0] / "evaluation.json", json.dumps(result, indent=1))
-    print(json.dumps(result) if s.json else table(result))
+    if s.figure is not None and s.figure.suffix != ".svg":
+        raise ValueError(f"--figure draws an .svg, got {s.figure}")
+    with joined(TIMEOUT) as world:
+        with guards_told():
+            bench = Bench(s, "evaluate", world)
+            rows = {path: bench.rows(path) for path in s.runs}
+        every = [row for found in rows.values() for row in found]
+        command = f"meanflow evaluate {shlex.join(words)}"
+        pages = [] if s.no_report else _reports(s, bench, rows, command)
+        if world.first:
+            if s.figure is not None:
+                s.figure.parent.mkdir(parents=True, exist_ok=True)
+                write_text(s.figure, calls_figure(every))
+            _print(s, every, pages)
     return 0
+
+
+def _reports(s: Evaluate, bench: Bench, rows: dict[Path, list[Row]], command: str) -> list[Path]:
+    """A report for each run, its own rows first; every process judges the history, the first one writes."""
+    pages = []
+    for path, subject in zip(bench.folders, bench.subjects(), strict=True):
+        history = [] if s.no_history else bench.history(path, subject)
+        others = [row for other, found in rows.items() if other != path for row in found]
+        if first_process():
+            report = Report(
+                subject, [*rows[path], *others], command, bench.steps, history,
+                no_rows="no protocol was asked for, so there are no figures",
+            )  # fmt: skip
+            pages.append(write_report(report, _folder(s, path, subject.name)))
+    return pages
+
+
+def _folder(s: Evaluate, path: Path, name: str) -> Path:
+    if s.out is None:
+        return path / "report"
+    return s.out if len(s.runs) == 1 else s.out / Path(name).name
+
+
+def _print(s: Evaluate, rows: Sequence[Row], pages: Sequence[Path]) -> None:
+    if s.json:
+        print(json.dumps(rows_as_json(rows)))
+        return
+    print(text_table(rows) if rows else "no protocol was asked for, so there are no figures")
+    for page in pages:
+        print(f"report: {page}")

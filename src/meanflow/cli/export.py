@@ -39,8 +39,8 @@ class Export:
     """Images as bytes 0 to 255 instead of floats in [-1, 1]."""
     licence: str = "not stated"
     """What the file says about its licence."""
-    ema: float | None = None
-    """Decay of the averaged weights to use; the run's first by default."""
+    ema: float | str | None = None
+    """Decay of the averaged weights to use, the run's first by default; power:0.075 rebuilds one of that length."""
     raw: bool = False
     """Use the weights without averaging."""
 

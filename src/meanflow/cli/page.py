@@ -38,8 +38,8 @@ class Settings:
     """Data shown on a page for points of the plane; those of the run, where they are still there, by default."""
     vae: str | None = None
     """Autoencoder of a latent run, where it is no longer at the path of the run's latents."""
-    ema: float | None = None
-    """Decay of the averaged weights to use; the run's first by default."""
+    ema: float | str | None = None
+    """Decay of the averaged weights to use, the run's first by default; power:0.075 rebuilds one of that length."""
     licence: str = "not stated"
     """What the page says about the licence of the network."""
     serve: bool = False

@@ -28,8 +28,8 @@ class Push:
     """Write the folder there and upload nothing."""
     private: bool = False
     """A new model on the hub is seen by you alone."""
-    ema: float | None = None
-    """Decay of the averaged weights to publish; the run's first by default."""
+    ema: float | str | None = None
+    """Decay of the averaged weights to publish, the run's first by default; power:0.075 rebuilds one of that length."""
     raw: bool = False
     """Publish the weights without averaging."""
     vae: str | None = None

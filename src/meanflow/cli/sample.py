@@ -22,6 +22,7 @@ from ..training import load
 from ..training.parallel import World, joined
 from ..training.run import pick_device
 from .asking import asked, read_given
+from .times import auto_steps, auto_times
 from .words import at_least_one, floats, nearest, numbers, parse
 
 TIMEOUT = 3600  # seconds that a process waits for the samples of another; our choice
@@ -53,15 +54,16 @@ class Sample:
     steps: int = 1
     """Network calls per sample."""
     times: str | None = None
-    """Instead of --steps, decreasing times from 1 to 0, e.g. 1,0.5,0."""
+    """Instead of --steps, decreasing times from 1 to 0, e.g. 1,0.5,0; auto or auto:4 searches those of 2 or 4 calls
+    that come nearest to many calls, once for each weights of a run."""
     guidance: float | None = None
     """Guidance scale at sampling time, for runs that were trained without guidance inside."""
     out: Path = Path("samples.png")
     """grid.png for one picture, name.npz for arrays (of a latent run: latents), or a folder for single PNGs."""
     net: str | None = None
     """PATH.py:NAME or module:NAME of the network, for runs that were trained with your own; executes that file."""
-    ema: float | None = None
-    """Decay of the averaged weights to use; the run's first by default."""
+    ema: float | str | None = None
+    """Decay of the averaged weights to use, the run's first by default; power:0.075 rebuilds one of that length."""
     raw: bool = False
     """Use the weights without averaging."""
     vae: str | None = None
@@ -98,7 +100,7 @@ def _draw(s: Sample, words: list[str], world: World) -> int:
         raise ValueError(f"{s.given} has {rows} rows, --seeds asks for {len(seeds)} samples")
     if s.times is not None and "--steps" in " ".join(words):
         raise ValueError("give --steps or --times, not both")
-    schedule: dict[str, Any] = {"times": floats(s.times, "times")} if s.times else {"steps": s.steps}
+    schedule: dict[str, Any] = {"times": _times(s, s.times, net, device, world)} if s.times else {"steps": s.steps}
     labels = [chosen[seed % len(chosen)] for seed in seeds] if chosen else None
     about = about or ({LABEL: {"classes": classes}} if chosen else {})
     null = net.null if net.dropped else None
@@ -137,6 +139,16 @@ def _noise(net: nn.Module, given: Mapping[str, Tensor], about: Mapping[str, Any]
 def _lengths(cond: Cond) -> list[int] | None:
     mask = cond.get(MASK) if isinstance(cond, dict) else None
     return mask.sum(1).tolist() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def _times(s: Sample, text: str, net: nn.Module, device: torch.device, world: World) -> list[float]:
+    """The times asked for, or those that are searched, by the first process for all."""
+    if not text.startswith("auto"):
+        return floats(text, "times")
+    found = world.once(lambda: auto_times(s.run, net, auto_steps(text), s.guidance, device))
+    if world.first:
+        print(found)
+    return list(found.times)
 
 
 def _shared(batch: Callable[[int], torch.Tensor], starts: range, world: World) -> torch.Tensor:

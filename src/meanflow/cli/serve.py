@@ -27,8 +27,8 @@ class Serve:
     """Address to listen on; 0.0.0.0 for every network, which anybody there can then use."""
     port: int = 8000
     """Port; 0 takes a free one."""
-    ema: float | None = None
-    """Decay of the averaged weights to use; the run's first by default."""
+    ema: float | str | None = None
+    """Decay of the averaged weights to use, the run's first by default; power:0.075 rebuilds one of that length."""
     raw: bool = False
     """Use the weights without averaging."""
     vae: str | None = None

@@ -29,7 +29,7 @@ def write_folder(
     *,
     name: str,
     licence: str,
-    ema: float | None = None,
+    ema: float | str | None = None,
     raw: bool = False,
     vae: str | None = None,
     diffusers: bool = False,
@@ -57,10 +57,17 @@ def write_folder(
 
 
 def _fill(
-    folder: Path, run: Path, name: str, licence: str, ema: float | None, raw: bool, vae: str | None, diffusers: bool
+    folder: Path,
+    run: Path,
+    name: str,
+    licence: str,
+    ema: float | str | None,
+    raw: bool,
+    vae: str | None,
+    diffusers: bool,
 ) -> None:
     net, config = load(run, ema=ema, raw=raw), read_config(run)
-    weights = "raw" if raw else f"EMA {ema if ema is not None else config['training']['ema'][0]:g}"
+    weights = "raw" if raw else f"EMA {ema if ema is not None else config['training']['ema'][0]}"
     config = config | {"published": config.get("published") or {"weights": weights}}
     inner: Any = net.net if config["objective"]["type"] == "FlowMatching" else net
     save_file({k: v.contiguous() for k, v in inner.state_dict().items()}, folder / MODEL, {"format": "pt"})

@@ -43,7 +43,7 @@ def page(
     data: Any = None,
     title: str | None = None,
     vae: str | Path | None = None,
-    ema: float | None = None,
+    ema: float | str | None = None,
     class_names: Sequence[str] | None = None,
     licence: str = "not stated",
 ) -> Page:

@@ -49,7 +49,7 @@ class Cost:
 
     def states(self, training: Training) -> int:
         """Bytes that do not depend on the batch: float32 weights, gradients, two moments, averages."""
-        return 4 * self.parameters * (4 + len(training.ema))
+        return 4 * self.parameters * (4 + len(training.ema) + len(training.ema_power))
 
     def memory(self, training: Training, gpus: int = 1) -> float:
         """Bytes on each of some GPUs that share the batch, a micro-batch at a time, without sharding or compiling."""

@@ -28,7 +28,7 @@ class Generator:
         self,
         run: Path,
         *,
-        ema: float | None = None,
+        ema: float | str | None = None,
         raw: bool = False,
         vae: str | None = None,
         device: torch.device | str = "cpu",

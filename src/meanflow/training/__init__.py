@@ -2,7 +2,8 @@
 
 from .checkpoint import CheckpointError
 from .loop import Run, fit
+from .posthoc import PosthocEMA, posthoc_ema
 from .run import load
 from .settings import Training
 
-__all__ = ["CheckpointError", "Run", "Training", "fit", "load"]
+__all__ = ["CheckpointError", "PosthocEMA", "Run", "Training", "fit", "load", "posthoc_ema"]

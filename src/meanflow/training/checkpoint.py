@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.files import sync
+from ..data.files import sync, write_text
 
 Files = dict[str, dict[str, Tensor]]
 STATE = "state.json"
@@ -24,16 +24,6 @@ STATE = "state.json"
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged, or belongs to another run."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file by new text, whole or not at all."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def save(folder: Path, name: str, files: Files, state: dict[str, Any], keep: int) -> Path:

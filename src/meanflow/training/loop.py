@@ -32,7 +32,17 @@ from .saving import Saver
 from .settings import Training, settings
 from .signals import StopSignal
 from .speed import Yardstick
-from .state import State, is_milestone, own_metrics, resume, snapshot, write
+from .state import (
+    PROFILES,
+    State,
+    is_milestone,
+    own_metrics,
+    resume,
+    snapshot,
+    snapshot_profiles,
+    write,
+    write_profiles,
+)
 from .step import Stepper, to_device
 
 # What the processes agree on before every step; the largest counts. Between GO and DONE: the number of a signal.
@@ -107,7 +117,10 @@ class Loop:
         self.stepper = Stepper(objective, wrap(objective, s, world), s, world, device)
         slices = world.size * s.accumulate
         self.state = State(
-            objective, self.stepper.optimizer, EMA(objective, s.ema, s.ema_every, s.ema_start == "warm"), slices=slices
+            objective,
+            self.stepper.optimizer,
+            EMA(objective, s.ema, s.ema_every, s.ema_start == "warm", s.ema_power),
+            slices=slices,
         )
         self.trouble: Exception | None = None
         self.batch: list[Batch] = []
@@ -137,6 +150,7 @@ class Loop:
         s, state = self.settings, self.state
         if self.world.first:
             forget_unfinished(self.folder / "checkpoints")
+            forget_unfinished(self.folder / PROFILES)
         about = resume(self.folder, state, self.world)
         if about is None:
             return None
@@ -187,8 +201,10 @@ class Loop:
         self._attempt(lambda: self.log.step(state.step, parts, lr, bad))
         if self.draws and s.due(state.step, s.grid_every):
             self._attempt(self._grid)
-        if s.due(state.step, s.save_every) or is_milestone(state.step, s):
-            self._attempt(self._save)
+        whole = s.due(state.step, s.save_every) or is_milestone(state.step, s)
+        profiles = bool(s.ema_power) and s.due(state.step, s.snapshot_interval)
+        if whole or profiles:
+            self._attempt(lambda: self._save(whole, profiles))
 
     def _attempt(self, duty: Callable[[], object]) -> bool:
         """Do it and say whether it went well.
@@ -206,11 +222,19 @@ class Loop:
         images = self.state.step * self.settings.batch
         save_grid(self.objective, self.state.ema, self.data, self.folder, images, self.device, self.world, self.decode)
 
-    def _save(self) -> None:
-        taken = snapshot(self.state, self.world.gather(self.log.carried()), self.settings, self.world)
-        self.saved = self.state.step
-        if taken is not None:
-            self.saver.submit(partial(write, self.folder, *taken, self.settings.keep))
+    def _save(self, whole: bool = True, profiles: bool = False) -> None:
+        """Copy the whole state, or the power-function averages, or both, and let the saver write them."""
+        s, world, jobs = self.settings, self.world, []
+        # The averages first: a checkpoint that is on the disk is never without those of its step.
+        if profiles and (averages := snapshot_profiles(self.state, s, world)) is not None:
+            jobs.append(partial(write_profiles, self.folder, *averages))
+        if whole:
+            taken = snapshot(self.state, world.gather(self.log.carried()), s, world)
+            self.saved = self.state.step
+            if taken is not None:
+                jobs.append(partial(write, self.folder, *taken, s.keep))
+        if jobs:
+            self.saver.submit(lambda: [job() for job in jobs])
 
     def _leave(self, verdict: int) -> None:
         """Save what is not saved yet, let the saver end, and raise on all processes what went wrong in one."""

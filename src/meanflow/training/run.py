@@ -30,12 +30,14 @@ from ..own import code_of, named, network
 from . import checkpoint, published
 from .checkpoint import CheckpointError, write_text
 from .parallel import local_rank
+from .posthoc import posthoc_ema
 from .settings import FREE, Training
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 TRAINING = "training.safetensors"
 LOCK = ".lock"
+POWER = "power:"  # how the name of a rebuilt average begins
 
 
 def describe(
@@ -313,7 +315,7 @@ def _free(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
 def load(
     run: str | Path,
     *,
-    ema: float | None = None,
+    ema: float | str | None = None,
     raw: bool = False,
     net: nn.Module | str | None = None,
     device: torch.device | str = "cpu",
@@ -322,18 +324,19 @@ def load(
     """The trained network of a run, in eval mode, with averaged weights; call it with net(z, t=, r=, cond=).
 
     run: a run folder, a published one, or "user/name" on the Hugging Face hub, where `revision` is a branch, tag or
-    commit. ema: which average, by decay; None takes the run's first. raw: the weights without averaging. net: an
-    instance of your own class, where the run was trained with one, or PATH.py:NAME or module:NAME of it, which executes
-    that file; nothing is executed otherwise. The result carries `shape`, `null`, `guidance`, `conditions` (what it can
-    be asked for with), `source` (where noise comes from: None for N(0, I), a text where the folder cannot tell),
-    `dropped` (the share of rows trained without condition) and `latents` (the contract by which samples are decoded,
-    None for a run that was not trained on latents); a flow-matching run comes as a field for Euler steps.
+    commit. ema: which average, by decay; None takes the run's first; "power:0.075" is the power-function average of
+    relative length 0.075, rebuilt from the run's snapshots, and "power:0.075@64000" the one after 64,000 images. raw:
+    the weights without averaging. net: an instance of your own class, where the run was trained with one, or
+    PATH.py:NAME or module:NAME of it, which executes that file; nothing is executed otherwise. The result carries
+    `shape`, `null`, `guidance`, `conditions` (what it can be asked for with), `source` (where noise comes from: None
+    for N(0, I), a text where the folder cannot tell), `dropped` (the share of rows trained without condition) and
+    `latents` (the contract by which samples are decoded, None for a run that was not trained on latents); a
+    flow-matching run comes as a field for Euler steps.
     A damaged newest checkpoint is warned of and the one before is taken. Raises CheckpointError when none is whole.
     """
     folder = published.find(run, revision)
     config = read_config(folder)
-    state = published.weights(folder, config, ema, raw) if published.is_published(folder) else None
-    state = state or _checkpointed(folder, WEIGHTS if raw else ema_file(_decay(config, ema)))
+    state = _weights(folder, config, ema, raw)
     net = _own(folder, config, net) if isinstance(net, str) else net or built(config)
     _fill(net, {k.removeprefix("net."): v for k, v in state.items()}, folder)
     net.to(device).eval().requires_grad_(False)
@@ -351,12 +354,31 @@ def load(
     return EulerField(net) if config["objective"]["type"] == "FlowMatching" else net
 
 
-def _checkpointed(folder: Path, file: str) -> dict[str, torch.Tensor]:
-    """A file of the newest whole checkpoint; raises CheckpointError where there is none."""
+def _weights(folder: Path, config: dict[str, Any], ema: float | str | None, raw: bool) -> dict[str, Tensor]:
+    """The weights asked for, under the names that the objective gives them."""
+    if published.is_published(folder):
+        return published.weights(folder, config, ema, raw)
+    if isinstance(ema, str) and ema.startswith(POWER):
+        if raw:
+            raise ValueError(f"raw weights are those without averaging; leave out raw, or ema={ema!r}")
+        return posthoc_ema(folder, *_length(ema)).state
+    file = WEIGHTS if raw else ema_file(_decay(config, ema))
     path = checkpoint.newest_whole(folder / "checkpoints", [file])
     if path is None:
         raise CheckpointError(f"{folder} has no checkpoint yet; train it first")
     return checkpoint.read(path, file)
+
+
+def _length(text: str) -> tuple[float, int | None]:
+    """Relative length and images of "power:0.075" or "power:0.075@64000"."""
+    sigma, at, images = text.removeprefix(POWER).partition("@")
+    try:
+        return float(sigma), int(images) if at else None
+    except ValueError as error:
+        raise ValueError(
+            f"a rebuilt average is written power:LENGTH or power:LENGTH@IMAGES, e.g. power:0.075 or "
+            f"power:0.075@64000; got {text!r}"
+        ) from error
 
 
 def _guidance(saved: dict[str, Any]) -> Guidance:
@@ -428,13 +450,15 @@ def _fill(net: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
         ) from error
 
 
-def _decay(config: dict[str, Any], wanted: float | None) -> float:
+def _decay(config: dict[str, Any], wanted: float | str | None) -> float:
     decays = config["training"]["ema"]
     if wanted is None:
         return decays[0]
+    with suppress(ValueError):
+        wanted = float(wanted)
     if wanted not in decays:
-        raise ValueError(f"this run keeps EMA decays {decays}, not {wanted}")
-    return wanted
+        raise ValueError(f"this run keeps EMA decays {decays}, not {wanted}; power:0.075 rebuilds an average")
+    return float(wanted)
 
 
 def ema_file(decay: float) -> str:

@@ -6,6 +6,12 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from .profiles import check_length
+
+# Of a run, unless said otherwise; our choice. From two averages kept at so many times, lengths from 0.04 to 0.15 come
+# out within 0.3 % of the profile, 0.25 within 4 %.
+SNAPSHOTS = 32
+
 
 @dataclass(frozen=True)
 class Training:
@@ -41,6 +47,10 @@ class Training:
     """Steps after which the averages move on, with the decay to that power; they need not follow every step."""
     ema_start: Literal["warm", "full"] = "warm"
     """warm: early averages follow the weights; full: the whole decay from the first step, as in the authors' code."""
+    ema_power: tuple[float, ...] = ()
+    """Relative lengths of power-function averages, e.g. 0.05 0.1, from which any length is rebuilt after the run."""
+    snapshot_every: int | None = None
+    """Images between two snapshots of the power-function averages, all of which are kept; None makes 32 of them."""
     augment: Literal["none", "flip", "edm"] = "none"
     """Random changes of images: flip mirrors them; edm also scales, stretches and shifts, and tells the network."""
     compile: bool = False
@@ -82,11 +92,20 @@ class Training:
             raise ValueError(f"clip must be positive, or None for no clipping; got {self.clip}")
         if not self.ema or not all(0 <= decay < 1 for decay in self.ema):
             raise ValueError(f"ema needs at least one decay, each in [0, 1); got {self.ema}")
+        for sigma in self.ema_power:
+            check_length(sigma)
+        if self.snapshot_every is not None and not self.ema_power:
+            raise ValueError("snapshot_every is for power-function averages; give their lengths in ema_power")
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
         return -(-self.images // self.batch)
+
+    @property
+    def snapshot_interval(self) -> int:
+        """Images between two snapshots of the power-function averages."""
+        return self.snapshot_every or max(self.images // SNAPSHOTS, 1)
 
     def due(self, step: int, every: int) -> bool:
         """Whether an interval of `every` images ended with step number `step` (from 1); the last step always counts."""
@@ -98,6 +117,7 @@ AT_LEAST_ONE = (
     "batch",
     "accumulate",
     "save_every",
+    "snapshot_every",
     "grid_every",
     "log_every",
     "keep",
@@ -114,6 +134,7 @@ FREE = (
     "accumulate",
     "parallel",
     "save_every",
+    "snapshot_every",
     "grid_every",
     "log_every",
     "keep",

@@ -16,6 +16,7 @@ from . import checkpoint
 from .checkpoint import CheckpointError, Files
 from .ema import EMA
 from .parallel import World, full, like_shards, local
+from .posthoc import PROFILES, profile_file
 from .run import TRAINING, WEIGHTS, ema_file
 from .settings import Training
 
@@ -46,7 +47,7 @@ def snapshot(state: State, metrics: list[Any], s: Training, world: World) -> tup
         for name, value in values.items()
     }
     files: dict[str, dict[str, Tensor]] = {WEIGHTS: state.objective.state_dict(), TRAINING: moments}
-    files |= {ema_file(decay): average for decay, average in state.ema.averages.items()}
+    files |= averages_of(state.ema)
     copies = {file: _copied(tensors, world) for file, tensors in files.items()}
     about = {
         "step": state.step,
@@ -68,6 +69,32 @@ def write(folder: Path, files: Files, about: dict[str, Any], keep: int) -> Path:
             "Lower the learning rate, or look for extreme values in the data"
         )
     return checkpoint.save(folder / "checkpoints", f"{about['images']:012d}", files, about, keep)
+
+
+def averages_of(ema: EMA) -> dict[str, dict[str, Tensor]]:
+    """Every average under the name of its file, in the order in which the EMA loads them."""
+    plain = {ema_file(decay): average for decay, average in ema.averages.items()}
+    return plain | {profile_file(sigma): average for sigma, average in ema.profiles.items()}
+
+
+def snapshot_profiles(state: State, s: Training, world: World) -> tuple[Files, dict[str, Any]] | None:
+    """A copy in CPU memory of the power-function averages alone, on rank 0; None on the others.
+
+    "steps" in its JSON part is the step at which they last moved.
+    """
+    copies = {profile_file(sigma): _copied(average, world) for sigma, average in state.ema.profiles.items()}
+    about = {
+        "images": min(state.step * s.batch, s.images),
+        "steps": state.ema.updates // state.ema.every * state.ema.every,
+        "sigmas": list(state.ema.profiles),
+        "milestone": True,  # none of them is ever deleted to save space
+    }
+    return (copies, about) if world.first else None
+
+
+def write_profiles(folder: Path, files: Files, about: dict[str, Any]) -> Path:
+    """Write a snapshot of the power-function averages."""
+    return checkpoint.save(folder / PROFILES, f"{about['images']:012d}", files, about, keep=1)
 
 
 def is_milestone(step: int, s: Training) -> bool:
@@ -106,13 +133,12 @@ def resume(folder: Path, state: State, world: World) -> dict[str, Any] | None:
         return None
     # Every process reads for itself; the first has found the checksums right.
     about = checkpoint.read_state(path)
-    files = [WEIGHTS, TRAINING, *map(ema_file, state.ema.averages)]
+    files = [WEIGHTS, TRAINING, *averages_of(state.ema)]
     weights, moments, *averages = world.together(lambda: [checkpoint.read(path, file) for file in files])
     for name, value in state.objective.state_dict().items():
         local(value).copy_(local(like_shards(weights[name], value)))
     _load_moments(state.optimizer, moments)
-    for decay, average in zip(state.ema.averages, averages, strict=True):
-        state.ema.load(decay, average)
+    state.ema.load(averages)
     state.ema.updates, state.step = about["ema_updates"], int(about["step"])
     return about
 

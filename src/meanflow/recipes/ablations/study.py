@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ...evaluation.small_images import draw
+from ...evaluation.judge import draw
 from ...training import fit, load
 from ...training.checkpoint import write_text
 from ..config import Recipe, build
