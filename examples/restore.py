@@ -81,7 +81,7 @@ def report(net: torch.nn.Module, data: Halves, folder: str, out: Path) -> None:
         f"spread over {SEEDS} seeds: {float(spread[..., data.seen[0] == 0].mean()):.3f} in the missing half, "
         f"{float(spread[..., data.seen[0] == 1].mean()):.3f} in the seen one"
     )
-    shown = [truth[:12], data.observe(truth[:12])[:, :1], *(many[s, :12] for s in range(4))]
+    shown = [truth[:12], data.observe(truth[:12])[:, :1], *many[:4, :12]]
     save_picture(picture(torch.cat(shown), columns=12), out / "restore.png")
     print(f"figure in {out / 'restore.png'}: the image, what was seen of it, four samples")
 
