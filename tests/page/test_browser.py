@@ -135,6 +135,7 @@ def test_dragging_changes_the_picture_continuously(browser, pictures, plain_serv
     tab = opened(browser, plain_server(pictures[1].folder))
     tab.wait_for_selector('#map[data-of="0,0"]')
     tab.wait_for_selector("#walked[data-at]")
+    tab.locator("#pad").scroll_into_view_if_needed()
     box = tab.locator("#pad").bounding_box()
     middle = box["y"] + box["height"] / 2
     tab.mouse.move(box["x"] + box["width"] / 2, middle)

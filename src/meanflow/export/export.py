@@ -88,7 +88,14 @@ def export_field(run: str | Path, out: str | Path, *, weights: Weights = "fp32",
     """
     out = _checked(Path(out))
     guidance = options.pop("guidance", None)
-    given = {"ema": None, "raw": False, "net": None, "cond": None, "class_names": None, "licence": "not stated"}
+    given: dict[str, Any] = {
+        "ema": None,
+        "raw": False,
+        "net": None,
+        "cond": None,
+        "class_names": None,
+        "licence": "not stated",
+    }
     subject = _subject(run, weights, guidance, **{**given, **options})
     draw = _draws(subject, ("z", "t", "r"), guidance == "input")
     program = Field(subject.net, getattr(subject.net, "null", None))

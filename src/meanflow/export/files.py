@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
@@ -21,6 +22,7 @@ from .checking import BATCHES, ExportError, Inputs, agree, as_arrays, first_of, 
 KEY = "meanflow"  # of the metadata in a file
 PROTOBUF_LIMIT = 2**31  # bytes of one protocol buffer, so of one ONNX file
 FEW = 63  # rows; diffusers makes 64 and more contiguous before it enlarges them (Upsample2D), which changes no value
+SMALL = 64  # values; fewer are not worth a node that unfolds them; our choice
 EXAMPLE = 3  # rows of the example; 1 would be taken for a constant
 Draw = Callable[[int], Inputs]
 
@@ -83,6 +85,8 @@ def _write_onnx(aside: Path, program: ExportedProgram, draw: Draw, output: str, 
     )
     assert made is not None
     model = made.model_proto
+    if about.get("weights") == "fp16":
+        _halve(onnx, model.graph)
     _tidy(onnx, model, about)
     aside.write_bytes(model.SerializeToString())
     reference = made.exported_program
@@ -131,6 +135,23 @@ def read_about(path: str | Path) -> dict[str, Any]:
     if not text:
         raise ValueError(f"{path} carries no description by meanflow; it was not written by meanflow export")
     return json.loads(text)
+
+
+def _halve(onnx: Any, graph: Any) -> None:
+    """Weights that float16 holds exactly, stored as such again: the exporter has unfolded them to float32."""
+    full, casts = onnx.TensorProto.FLOAT, []
+    for weight in graph.initializer:
+        value = onnx.numpy_helper.to_array(weight)
+        if weight.data_type != full or value.size < SMALL:
+            continue
+        with np.errstate(over="ignore"):
+            half = value.astype(np.float16)
+        if np.array_equal(half.astype(np.float32), value):
+            casts.append(onnx.helper.make_node("Cast", [f"{weight.name}.half"], [weight.name], to=full))
+            weight.CopyFrom(onnx.numpy_helper.from_array(half, f"{weight.name}.half"))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _tidy(onnx: Any, model: Any, about: dict[str, Any]) -> None:
