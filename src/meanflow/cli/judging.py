@@ -234,14 +234,14 @@ def read_images(path: Path) -> tuple[Tensor, Tensor | None]:
     return x, torch.tensor([int(m[1]) for m in labels if m]) if all(labels) else None
 
 
-def check_fits(p: Protocol, net: nn.Module, path: Path) -> None:
+def check_fits(p: Protocol, net: Any, path: Path) -> None:
     """ValueError when a network makes other samples than the protocol is for; latents are seen once decoded."""
-    if net.source is not None or net.conditions.keys() - {LABEL}:  # type: ignore[union-attr,operator]
+    if net.source is not None or net.conditions.keys() - {LABEL}:
         raise ValueError(
             f"a protocol draws its samples from N(0, I) and classes, {path} was trained with more (its source, or a "
             "condition that is no class); draw samples with `meanflow sample` and judge the .npz"
         )
-    shape, null = tuple(net.shape), getattr(net, "null", None)  # type: ignore[arg-type]
+    shape, null = tuple(net.shape), getattr(net, "null", None)
     classes = null if isinstance(null, int) else None
     decoded = getattr(net, "latents", None) is not None
     wrong_shape = p.shape is not None and shape != p.shape and not decoded
