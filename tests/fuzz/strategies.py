@@ -68,6 +68,13 @@ def options(words: tuple[str, ...]) -> dict[str, str]:
     return {name: kind for name, kind in found if name not in ("--help", *COSTLY)}
 
 
+def learn() -> None:
+    """Ask all commands for their help, before anything is drawn."""
+    for name in COMMANDS:
+        for words in [(name, second) for second in SECOND[name]] if name in SECOND else [(name,)]:
+            options(words)
+
+
 def values(name: str, kind: str) -> st.SearchStrategy[list[str]]:
     """What follows an option: mostly of its kind."""
     if not kind:

@@ -75,6 +75,7 @@ def home(tmp_path_factory):
     os.environ["COLUMNS"] = "200"
     os.chdir(folder)
     make_home(folder)
+    strategies.learn()
     yield folder
     os.chdir(before)
 
