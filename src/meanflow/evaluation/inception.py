@@ -55,7 +55,9 @@ class Block(nn.Module):
         """x [N, C, H, W] to [N, C', H', W']."""
         parts = [self._branch(x, names) for names in self.branches]
         pooled = self.pool(x)
-        return torch.cat([*parts, self.branch_pool(pooled) if hasattr(self, "branch_pool") else pooled], 1)
+        return torch.cat(
+            [*parts, self.get_submodule("branch_pool")(pooled) if hasattr(self, "branch_pool") else pooled], 1
+        )
 
     def _branch(self, x: Tensor, names: list[Any]) -> Tensor:
         for name in names:

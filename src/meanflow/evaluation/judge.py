@@ -166,7 +166,7 @@ class Judge:
         guard.check_finite(self.guards, look)
         guard.check_values(self.guards, look, self._look, self.protocol.value_range)
         guard.check_duplicates(self.guards, [digest for b in batches for digest in b.digests])
-        guard.check_number(self.guards, *features.shape, self.protocol.samples)
+        guard.check_number(self.guards, len(features), features.shape[1], self.protocol.samples)
         estimates, left_out = self._estimates(Sample(features, labels, self.extractor.logits(features)), self.material)
         metrics = {name: e.value for name, e in estimates.items()}
         guard.check_belief(self.guards, metrics, self.floor.get("frechet"), self.material.gaussian)
