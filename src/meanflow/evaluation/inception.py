@@ -54,8 +54,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] to [N, C', H', W']."""
         parts = [self._branch(x, names) for names in self.branches]
-        pooled, last = self.pool(x), getattr(self, "branch_pool", None)
-        return torch.cat([*parts, pooled if last is None else last(pooled)], 1)
+        pooled = self.pool(x)
+        return torch.cat(
+            [*parts, self.get_submodule("branch_pool")(pooled) if hasattr(self, "branch_pool") else pooled], 1
+        )
 
     def _branch(self, x: Tensor, names: list[Any]) -> Tensor:
         for name in names:
