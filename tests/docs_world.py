@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -22,7 +23,10 @@ def build(folder: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(file)
     tiny_vae(folder / "vae")
-    _run("train", "digits", "--images", 128, "--out", folder / "runs" / "ablations" / "base" / "seed-0")
+    digits = folder / "runs" / "digits"
+    _run("train", "digits", "--images", 6400, "--lr", "2e-3", "--ema", "0.9", "--out", digits)
+    shutil.copytree(digits, folder / "runs" / "ablations" / "base" / "seed-0")
+    _run("export", digits, folder / "digits.onnx")
     _run("encode", folder / "my-images", folder / "latents", "--vae", folder / "vae")
     _run("train", folder / "latents", "--images", 48, "--batch", 24, "--out", folder / "runs" / "mine")
     return folder

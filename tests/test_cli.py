@@ -196,7 +196,7 @@ def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path):
         (["bench", "step", "--rounds", "0"], "rounds must be at least 1"),
         (["bench", "step", "--device", "tpu9"], "sees no such device"),
         (["sample", "empty", "--device", "tpu9"], "sees no such device"),
-        (["doctor", "net.py"], "PATH.py:Factory"),
+        (["doctor", "net.py"], "PATH.py:NAME"),
         (["doctor", "nets.py:build"], "no file nets.py"),
         (["recipes", "show", "nope"], "unknown recipe"),
     ],
@@ -214,7 +214,7 @@ def test_wrong_use_is_one_clear_line_and_exit_code_2(words, message, tmp_path, c
     [
         (["--steps", "0"], "at least 1, got 0"),
         (["--classes", "12"], "classes 0 to 9, got [12]"),
-        (["--classes", "three"], "3,7 or 0-63"),
+        (["--classes", "three"], "no class 'three'; the classes are 0, 1, 2"),
         (["--times", "0,1"], "must decrease"),
         (["--guidance", "3"], "guide twice"),
         (["--out", "x.gif"], ".png or .npz"),

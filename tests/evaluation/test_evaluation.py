@@ -9,7 +9,6 @@ from meanflow.data import digits
 from meanflow.evaluation import Gaussian, Judge, frechet_distance, nearest_distances
 from meanflow.evaluation.classifier import KernelClassifier
 from meanflow.evaluation.pictures import picture, single, to_uint8
-from meanflow.evaluation.small_images import table
 from oracles import relative
 
 
@@ -103,12 +102,3 @@ def test_pictures_hold_every_sample():
     assert picture(torch.randn(500, 2)).size == (400, 400)
     with pytest.raises(ValueError, match=r"\[2, 5\]"):
         picture(torch.randn(2, 5))
-
-
-def test_the_table_names_its_protocol():
-    row = {"run": "runs/x", "steps": 1, "frechet": 1.5, "floor": 0.4, "agreement": 0.9, "nearest": 2.0,
-           "nearest_held_out": 2.1}  # fmt: skip
-    protocol = {"name": "digits", "samples": 2000, "labels": "balanced", "about": "64 pixels",
-                "error": 0.01}  # fmt: skip
-    text = table({"protocol": protocol, "rows": [row]})
-    assert "1.500" in text and "protocol digits: 2000 samples" in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -80,9 +79,7 @@ def _train(s: Train, words: list[str], guess: str) -> int:
         s = _parsed(words, name)
     for line in _notices(s, name, dataset, words) if first_process() else []:
         print(f"note: {line}", file=sys.stderr)
-    # What is only looked at takes no memory.
-    with torch.device("meta") if s.dry_run and s.own_net is None else nullcontext():
-        objective = build(s.settings, dataset, s.own_net)
+    objective = build(s.settings, dataset, s.own_net, empty=s.dry_run and usual(dataset))
     out = s.out or Path("runs") / _stem(s)
     if s.dry_run:
         print(_dry_run(s.settings, name, objective, dataset, s.own_net is not None))

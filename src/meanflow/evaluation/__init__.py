@@ -8,7 +8,6 @@ from .pictures import picture, save_picture
 from .protocols import PROTOCOLS, Protocol, protocol, protocol_for
 from .result import Result
 from .schedule import Schedule, search_times
-from .small_images import evaluate_digits, table
 
 __all__ = [
     "PROTOCOLS",
@@ -18,7 +17,6 @@ __all__ = [
     "Protocol",
     "Result",
     "Schedule",
-    "evaluate_digits",
     "frechet_distance",
     "heat_map",
     "judge",
@@ -30,5 +28,4 @@ __all__ = [
     "protocol_for",
     "save_picture",
     "search_times",
-    "table",
 ]

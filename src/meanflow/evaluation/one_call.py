@@ -39,7 +39,7 @@ class Distance:
 class OneCall:
     """What one call loses, and where in (r, t); every number is relative, 0 is perfect.
 
-    Entry [i][j] of a grid belongs to t = times[i] and r = times[j]; it is None where r >= t.
+    Entry `[i][j]` of a grid belongs to t = times[i] and r = times[j]; it is None where r >= t.
     """
 
     samples: int

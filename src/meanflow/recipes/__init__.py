@@ -1,7 +1,7 @@
 """Complete settings under a name."""
 
 from .cells import Cell, cell, cells
-from .config import NetSettings, ObjectiveSettings, Recipe, TimesSettings, build, build_net, build_objective, build_own
+from .config import NetSettings, ObjectiveSettings, Recipe, TimesSettings, build, build_objective, build_own, net_for
 from .cost import Cost, Estimate, cost, gpu_hours
 from .leaves import changed, changes, leaves, option, options
 from .notices import batch_notice, expected, notices
@@ -21,7 +21,6 @@ __all__ = [
     "TimesSettings",
     "batch_notice",
     "build",
-    "build_net",
     "build_objective",
     "build_own",
     "cell",
@@ -33,6 +32,7 @@ __all__ = [
     "expected",
     "gpu_hours",
     "leaves",
+    "net_for",
     "notices",
     "option",
     "options",

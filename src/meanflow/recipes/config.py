@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -104,20 +105,23 @@ class Recipe:
     training: Annotated[Training, arg(name="")] = field(default_factory=Training)
 
 
-def build(recipe: Recipe, data: Dataset, own: str | None = None) -> Objective:
+def build(recipe: Recipe, data: Dataset, own: str | None = None, *, empty: bool = False) -> Objective:
     """The objective around a new network for these data, initialised from the recipe's seed.
 
-    own: the network of the user's that PATH.py:NAME or module:NAME means, instead of the recipe's. Raises ValueError
-    with an estimate where the recipe's cannot fit into memory.
+    own: the network of the user's that PATH.py:NAME or module:NAME means, instead of the recipe's. empty: the recipe's
+    network has no memory for its weights; it can be counted, not run. Raises ValueError with an estimate where it
+    cannot fit into memory.
     """
-    if own is None:
-        from .room import check_room  # here, because it needs the settings above
-
-        check_room(recipe, data)
     torch.manual_seed(recipe.training.seed)
-    told = recipe.training.augment == "edm"
-    net = build_net(recipe.net, data, told) if own is None else build_own(own, data, told)
-    return build_objective(_for_data(recipe.objective, data), net)
+    told, objective = recipe.training.augment == "edm", _for_data(recipe.objective, data)
+    if own is not None:
+        return build_objective(objective, build_own(own, data, told))
+    from .room import check_room  # here, because it needs the settings above
+
+    shape, conditions = tuple(data.shape), conditions_of(data)
+    check_room(recipe, shape, conditions, data.classes, taken=not empty)
+    with torch.device("meta") if empty else nullcontext():
+        return build_objective(objective, net_for(recipe.net, shape, conditions, told))
 
 
 def _for_data(s: ObjectiveSettings, data: Dataset) -> ObjectiveSettings:
@@ -127,16 +131,12 @@ def _for_data(s: ObjectiveSettings, data: Dataset) -> ObjectiveSettings:
     return replace(s, guidance=replace(s.guidance, drop=0.0))
 
 
-def build_net(s: NetSettings, data: Dataset, told: bool = False) -> nn.Module:
-    """The network for samples of the data's shape and conditions; told: whether a U-Net takes augmentation labels.
-
-    Raises ValueError for conditions or lengths that no built-in network of this kind takes.
-    """
-    return net_for(s, tuple(data.shape), conditions_of(data), told)
-
-
 def net_for(s: NetSettings, shape: tuple[int, ...], conditions: Mapping[str, Any], told: bool = False) -> nn.Module:
-    """The same for samples of a shape with conditions as `conditions_of` describes them."""
+    """The network for samples of a shape with conditions as `conditions_of` describes them.
+
+    told: whether a U-Net takes augmentation labels. Raises ValueError for conditions or lengths that no built-in
+    network of this kind takes.
+    """
     options = {**network_options(conditions), "conditioning": s.conditioning}
     if MASK in conditions and not (s.kind == "dit" and len(shape) == 2):
         raise ValueError(

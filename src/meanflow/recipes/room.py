@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 
-from ..data import Dataset
 from ..training.run import pick_device
-from .config import NetSettings, Recipe, build_net
+from .config import NetSettings, Recipe, net_for
+from .cost import cost, spelled_out
 
 DEPTH = 10_000  # our choice: blocks beyond this are a slip of the finger, and would take minutes to build
 # Weights, gradients and two moments, in float32; averages come on top.
@@ -19,23 +23,25 @@ ROWS = 6
 EXACTLY_FROM = 1 / 64  # share of the memory from which on activations are counted, which takes a second; our choice
 
 
-def check_room(recipe: Recipe, data: Dataset) -> None:
+def check_room(
+    recipe: Recipe, shape: tuple[int, ...], conditions: Mapping[str, Any], classes: int | None, taken: bool = True
+) -> None:
     """ValueError with an estimate where weights, averages and a batch cannot fit into the memory of the device.
 
     A lower bound for small ones, so that it costs nothing; activations are counted where the batch is large.
     """
-    parameters = _parameters(recipe.net, data, recipe.training.augment == "edm")
-    if torch.get_default_device().type == "meta":  # nothing is taken there
+    parameters = _parameters(recipe.net, partial(net_for, shape=shape, conditions=conditions, told=_told(recipe)))
+    if not taken:
         return
     training, device = recipe.training, pick_device(recipe.training.device)
     there = memory_of(device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     states: float = 4 * parameters * (COPIES + len(training.ema)) / (processes if training.parallel == "fsdp" else 1)
     rows = training.batch // (processes * training.accumulate)
-    numbers = rows * torch.Size(data.shape).numel()
+    numbers = rows * torch.Size(shape).numel()
     needed: float = states + 4 * ROWS * numbers
     if there * EXACTLY_FROM < needed < there:
-        needed = states + _activations(recipe, data) * rows
+        needed = states + cost(recipe, shape, classes).activations * rows
     if needed > there:
         raise ValueError(
             f"a network of {parameters:,} parameters and a batch of {training.batch:,} need about "
@@ -56,30 +62,25 @@ def memory_of(device: torch.device) -> int:
         return there
 
 
-def _parameters(net: NetSettings, data: Dataset, told: bool) -> int:
-    """Parameters of a network, from those with one block and with two: every block has the same."""
-    from .cost import spelled_out  # here, because it loads what counts FLOPs
+def _told(recipe: Recipe) -> bool:
+    return recipe.training.augment == "edm"
 
+
+def _parameters(net: NetSettings, make: Callable[[NetSettings], nn.Module]) -> int:
+    """Parameters of a network, from those with one block and with two: every block has the same."""
     net = spelled_out(net)
     if net.depth > DEPTH:
         raise ValueError(f"net.depth must be at most {DEPTH:,} blocks, got {net.depth:,}")
-    one, two = (_on_meta(replace(net, depth=min(depth, net.depth)), data, told) for depth in (1, 2))
+    one, two = (_on_meta(replace(net, depth=min(depth, net.depth)), make) for depth in (1, 2))
     return one + max(net.depth - 1, 0) * (two - one)
 
 
-def _on_meta(net: NetSettings, data: Dataset, told: bool) -> int:
+def _on_meta(net: NetSettings, make: Callable[[NetSettings], nn.Module]) -> int:
     try:
         with torch.device("meta"):
-            return sum(p.numel() for p in build_net(net, data, told).parameters())
+            return sum(p.numel() for p in make(net).parameters())
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond 64 bits, which torch tells in many ways
         raise ValueError(
             f"no machine has room for a network of these settings (net.width {net.width:,}, net.depth {net.depth:,}: "
             f"{str(error).splitlines()[0][:200]})"
         ) from error
-
-
-def _activations(recipe: Recipe, data: Dataset) -> float:
-    """Bytes that a row holds at the peak of a step."""
-    from .cost import cost  # here, because it loads what counts FLOPs
-
-    return cost(recipe, tuple(data.shape), data.classes).activations

@@ -307,7 +307,7 @@ def _free(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
 
     A setting that did not exist when the run began had its default.
     """
-    if key not in old and new[key] == plain(getattr(Training(), key)):
+    if key not in old and new[key] == plain(getattr(Training(), key, None)):
         return True
     return key in FREE or (key == "images" and old["schedule"] == new["schedule"] == "constant")
 
