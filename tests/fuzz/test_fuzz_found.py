@@ -1,5 +1,6 @@
 """What the fuzz found, one case each, so that it stays mended whatever is drawn."""
 
+import json
 import os
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from fuzzed import faults, run
 
+import meanflow as mf
 from meanflow.cli.words import numbers
 from meanflow.data import open_data, prepare
 from meanflow.recipes import Recipe, build, recipe
@@ -37,8 +39,8 @@ def test_numbers_that_would_take_all_memory_are_refused_before(words, message):
 
 
 def test_a_dry_run_takes_no_memory_and_a_run_that_fits_is_not_refused():
-    with torch.device("meta"):
-        assert all(p.is_meta for p in build(recipe("imagenet-xl2"), open_data("digits")).parameters())
+    empty = build(recipe("imagenet-xl2"), open_data("digits"), empty=True)
+    assert all(p.is_meta for p in empty.parameters())
     assert not next(build(Recipe(), open_data("digits")).parameters()).is_meta
 
 
@@ -62,7 +64,33 @@ def test_one_file_holds_what_was_prepared(suffix, kind, here):
 
 def test_one_file_refuses_what_it_cannot_hold(here):
     outcome = run(["prepare", "digits", "out.npy"])
-    assert outcome.code == 2 and "out.npy: these data have conditions" in outcome.err and ".npz" in outcome.err
+    assert outcome.code == 2 and "out.npy: digits:train has conditions" in outcome.err and ".npz" in outcome.err
     (here / "loop").symlink_to("loop")
     assert "exists already" in run(["prepare", "digits", "loop"]).err
     assert run(["prepare", "digits", ""]).code == 2 and os.listdir() == ["loop"]
+
+
+def test_a_pipe_among_the_images_is_no_image(here):
+    (here / "d").mkdir()
+    os.mkfifo(here / "d" / "link.png")
+    outcome = run(["prepare", "d", "new"])
+    assert outcome.code == 2 and "link.png" in outcome.err and not faults(outcome)
+
+
+def test_images_one_pixel_high_fit_into_a_folder_but_not_into_an_array_alone():
+    data = mf.data.Tensors(torch.zeros(3, 1, 1, 8, dtype=torch.uint8), image=True)  # like [N, H, W, C] of latents
+    with pytest.raises(ValueError, match="would not be known again"):
+        prepare(data, "new.npy")
+    assert not os.listdir()
+    assert open_data(prepare(data, "new")).shape == (1, 1, 8)
+
+
+def test_a_checkpoint_whose_step_is_no_number_cannot_be_converted(here):
+    assert run(["train", "digits", "--net.width=8", "--net.depth=1", "--net.heads=1", "--images=8", "--batch=8",
+                "--out=run"]).code == 0  # fmt: skip
+    file = next((here / "run" / "checkpoints").glob("*/state.json"))
+    state = json.loads(file.read_text())
+    state.pop("checksum", None)
+    file.write_text(json.dumps({**state, "step": {}}))
+    outcome = run(["convert", "to-authors-jax", "run", "new"])
+    assert outcome.code == 1 and "its step is {}" in outcome.err and not faults(outcome)

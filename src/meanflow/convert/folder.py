@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..objectives import MeanFlow
 from ..training import Training
-from ..training.checkpoint import newest_whole, read, read_state, save
+from ..training.checkpoint import CheckpointError, newest_whole, read, read_state, save
 from ..training.run import TRAINING, WEIGHTS, built, describe, ema_file, open_run, read_config
 
 State = dict[str, Tensor]
@@ -87,12 +87,18 @@ def from_run(run: Path) -> Converted:
         weights=_fitting(newest, WEIGHTS, net),
         averages={decay: _fitting(newest, ema_file(decay), net) for decay in training["ema"]},
         moments=_moments(read(newest, TRAINING), net) if TRAINING in state["sha256"] else None,
-        step=int(state["step"]),
+        step=_step(state, newest),
         batch=int(training["batch"]),
         objective=config["objective"]["arguments"],
         training=training,
         extra=config["data"].get("extra", {}),
     )
+
+
+def _step(state: dict[str, Any], checkpoint: Path) -> int:
+    if not isinstance(state.get("step"), int):
+        raise CheckpointError(f"{checkpoint}: its step is {state.get('step')!r}, wanted a whole number")
+    return int(state["step"])
 
 
 def check_names(source: object, found: Iterable[str], wanted: Iterable[str], what: str) -> None:

@@ -168,6 +168,8 @@ class EncodedImages:
                 return error
 
         count = len(self._positions)
+        if not count:
+            raise DataError(f"{self.source}: none of its images can be opened; are they links to nowhere?")
         found = _Found(count, self._pool.map(header_or_error, range(count)))
         if found.first_error is not None:
             said = f"{int(found.broken.sum())} of {count} images are broken"

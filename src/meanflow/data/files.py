@@ -1,13 +1,24 @@
 """Small helpers for files and archives."""
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import DataError
 
 MEMBER_BYTES = 256 * 2**20  # our choice: an encoded image of more bytes than this is none
+
+
+def open_file(path: str | Path, buffering: int = -1) -> BinaryIO:
+    """A file for reading; OSError for a pipe or a device, whose opening or reading might never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb", buffering)
+    os.close(descriptor)
+    raise OSError(f"{path} is no file with contents, but a pipe, device or the like")
 
 
 def read_at(path: str | Path, offset: int, length: int) -> bytes:
@@ -16,7 +27,7 @@ def read_at(path: str | Path, offset: int, length: int) -> bytes:
     Opened for every read: that costs some microseconds, and leaves nothing to be shared by threads and processes,
     no limit on the number of open files, and an error at once where a file has vanished.
     """
-    with open(path, "rb", buffering=0) as file:
+    with open_file(path, buffering=0) as file:
         file.seek(offset)
         content = file.read(length)
         while len(content) < length and (more := file.read(length - len(content))):

@@ -8,6 +8,7 @@ from typing import BinaryIO
 from .attributes import Conditions, by_file, from_columns, from_folders, parse_table
 from .encoded_images import Check, EncodedImages, ImageOptions, Indices, Store
 from .errors import DataError
+from .files import open_file
 from .listing import Listing, list_images
 
 TABLE_BYTES = 2**30  # our choice: a table of attributes beyond this is no table of attributes
@@ -59,7 +60,7 @@ class FolderStore:
         return self.names[position]
 
     def open(self, position: int) -> BinaryIO:
-        return open(os.path.join(self.where, self.names[position]), "rb")
+        return open_file(os.path.join(self.where, self.names[position]))
 
     def sizes(self, positions: Sequence[int]) -> Iterable[tuple[str, int]]:
         return ((self.names[p], os.stat(os.path.join(self.where, self.names[p])).st_size) for p in positions)

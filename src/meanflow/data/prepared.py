@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.conditions import Cond
+from .array_files import arrays
 from .attributes import Conditions, from_columns
 from .dataset import Dataset
 from .errors import DataError
@@ -22,7 +23,6 @@ from .files import sync
 from .fingerprint import leaves
 from .streams import Stream
 from .tensors import Tensors
-from .values import CHANNELS
 from .workers import read_in_workers
 
 HEADER = "meanflow-data.json"
@@ -74,23 +74,22 @@ def prepare(
 
 def _prepare_file(data: Dataset, out: Path, workers: int, progress: Callable[[int], object] | None) -> Path:
     """Write one .npy or .npz, whole or not at all."""
-    cond = data.batch([0])[1]
+    cond, source = data.batch([0])[1], getattr(data, "source", "the data set")
     if cond is not None and (out.suffix.lower() == ".npy" or not isinstance(cond, Tensor)):
         wanted = "one tensor of conditions" if isinstance(cond, dict) else "none"
         raise DataError(
-            f"{out}: these data have conditions, and such a file holds {wanted}; write a folder, or "
+            f"{out}: {source} has conditions, and such a file holds {wanted}; write a folder, or "
             f"{'an .npz, or ' if isinstance(cond, Tensor) else ''}leave them out with cond='none' (--cond none)"
         )
-    if is_bytes(data) and data.shape[0] not in CHANNELS:
-        raise DataError(f"{out}: images of {data.shape[0]} channels would not be known again as such; write a folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.tmp")
+    aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
     folder = out.with_name(f".{out.name}.parts.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
         _write(data, folder, workers, progress)
         _join(folder, aside, out.suffix.lower())
+        _check_shape(aside, data, out)
         sync(aside)
         os.rename(aside, out)
     finally:
@@ -98,6 +97,16 @@ def _prepare_file(data: Dataset, out: Path, workers: int, progress: Callable[[in
         shutil.rmtree(folder, ignore_errors=True)
     sync(out.absolute().parent)
     return out
+
+
+def _check_shape(file: Path, data: Dataset, out: Path) -> None:
+    """DataError where the array alone would be taken for another kind of samples, such as images 1 pixel high."""
+    try:
+        found = arrays(file).shape
+    except DataError:
+        found = None
+    if found != tuple(data.shape):
+        raise DataError(f"{out}: samples of shape {tuple(data.shape)} would not be known again; write a folder")
 
 
 def _join(folder: Path, file: Path, suffix: str) -> None:
