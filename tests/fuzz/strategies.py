@@ -115,6 +115,10 @@ FACTORIES = ("net.py:build", "net.py:Nope", "net.py", "bad.py:build", "absent.py
 FACTORIES += ("net.py:odd", "net.py:number")
 POSITIONAL = {"train": (DATA,), "prepare": (DATA, OUTS), "encode": (DATA, OUTS), "ablate": (("digits", *DATA),)}
 POSITIONAL |= {"sample": (RUNS,), "status": (RUNS,), "evaluate": (RUNS, RUNS), "doctor": (FACTORIES,)}
+# Exports of whole runs take ten seconds each; they have tests of their own.
+BROKEN = ("absent", "empty", "a.txt", "photos", "", ".", "run/checkpoints")
+POSITIONAL |= {"export": (BROKEN, OUTS), "page": (RUNS, OUTS), "push": (RUNS, ("me/x", "x", "", "a/b/c", "../y"))}
+POSITIONAL |= {"serve": (RUNS,), "compare": (RUNS, RUNS), "diagnose": (RUNS,), "ema": (RUNS,)}
 POSITIONAL |= {"convert": (RUNS, OUTS), "recipes": (("digits", "dit-tiny", "points", "nope", ""),), "bench": ()}
 
 
@@ -153,6 +157,13 @@ def _cheaply(words: list[str]) -> list[str]:
         "ablate": ["--report-only"] if "--report-only" not in words else [],
         "doctor": ["--no-compile"] if "--no-compile" not in words else [],
         "bench": _TINY_BENCH.get(words[1] if len(words) > 1 else "", []),
-        "evaluate": ["--samples=100", "--steps=1"],
+        "evaluate": ["--samples=100", "--steps=1", "--resamples=0", "--no-report"],
+        "compare": ["--samples=100", "--steps=1", "--resamples=2"],
+        "diagnose": ["--samples=2", "--steps=1", "--many=4", "--grid=2"],
+        "ema": ["--samples=100"],
+        # An address that this machine does not have (RFC 5737): everything but the waiting is done.
+        "serve": ["--host=203.0.113.1"],
+        "push": ["--folder=new"],
+        "page": ["--runtime=absent"],
     }
     return extra.get(words[0], [])

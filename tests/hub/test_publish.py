@@ -161,6 +161,17 @@ def test_a_pipeline_holds_the_autoencoder_of_a_latent_run(photos, tmp_path):
     assert ((wanted + 1) / 2 - images).abs().max() <= 1 / 255
 
 
+def test_export_writes_a_pipeline_alone(run, published, tmp_path, capsys):
+    pytest.importorskip("diffusers", reason="diffusers is not installed (extra latent)")
+    out = tmp_path / "pipeline"
+    assert main(["export", str(run), str(out), "--diffusers"]) == 0
+    for name in ("model_index.json", "net/config.json", "net/diffusion_pytorch_model.safetensors"):
+        assert (out / name).read_bytes() == (published / name).read_bytes()
+    assert sorted(p.name for p in out.iterdir()) == ["model_index.json", "net"]
+    assert main(["export", str(run), str(tmp_path / "x"), "--diffusers", "--steps", "4"]) == 2
+    assert "--diffusers takes --ema, --raw and --vae" in capsys.readouterr().err
+
+
 def test_an_autoencoder_that_is_none_of_diffusers(photos, tmp_path, capsys):
     pytest.importorskip("diffusers", reason="diffusers is not installed (extra latent)")
     run = trained_on_latents(photos, tiny_vae(tmp_path / "vae"), tmp_path)

@@ -9,6 +9,8 @@ from typing import Literal
 import tyro
 
 from ..export import export
+from ..hub.folder import whole_folder
+from ..training import load
 from .words import floats, parse
 
 
@@ -22,7 +24,10 @@ class Export:
     run: tyro.conf.Positional[Path]
     """Run folder."""
     out: tyro.conf.Positional[Path]
-    """File to write: NAME.onnx or NAME.pt2."""
+    """File to write: NAME.onnx or NAME.pt2; with --diffusers a folder."""
+    diffusers: bool = False
+    """Write a pipeline that diffusers loads, with the autoencoder of a latent run; of the options only --ema, --raw and
+    --vae are for it."""
     steps: int | None = None
     """Network calls, all in the one program; 1 by default."""
     times: str | None = None
@@ -48,6 +53,8 @@ class Export:
 def run(words: list[str]) -> int:
     """Write a run as one file."""
     s = parse(Export, words, "export")
+    if s.diffusers:
+        return _pipeline(s)
     done = export(
         s.run,
         s.out,
@@ -63,6 +70,19 @@ def run(words: list[str]) -> int:
         raw=s.raw,
     )
     print(done)
+    return 0
+
+
+def _pipeline(s: Export) -> int:
+    if s != Export(s.run, s.out, diffusers=True, ema=s.ema, raw=s.raw, vae=s.vae):
+        raise ValueError("--diffusers takes --ema, --raw and --vae; calls and labels are chosen when the pipeline runs")
+    try:
+        from ..hub.pipeline import save_pipeline
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--diffusers needs {error.name}; install it with pip install 'meanflow[latent]'") from error
+    with whole_folder(s.out) as aside:
+        save_pipeline(load(s.run, ema=s.ema, raw=s.raw), aside, s.vae)
+    print(f"{s.out}: MeanFlowPipeline.from_pretrained({str(s.out)!r}) of meanflow.hub.pipeline loads it")
     return 0
 
 

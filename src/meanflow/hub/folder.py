@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,20 @@ def write_folder(
     name: what the card tells people to load. licence: identifier such as apache-2.0. diffusers: also a pipeline that
     diffusers loads. Raises ValueError when `out` exists and is no empty folder.
     """
+    with whole_folder(out) as aside:
+        _fill(aside, find(run), name, licence, ema, raw, vae, diffusers)
+    return out
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `out` when all went well and leaves nothing when not; ValueError where one is."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already and not empty; choose another folder, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
-        _fill(aside, find(run), name, licence, ema, raw, vae, diffusers)
+        yield aside
         for file in aside.rglob("*"):
             sync(file)
         aside.chmod(0o755)
@@ -53,7 +63,6 @@ def write_folder(
         aside.rename(out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return out
 
 
 def _fill(
