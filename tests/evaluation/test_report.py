@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from meanflow.cli import main
@@ -183,6 +184,10 @@ def test_samples_in_files_are_judged_like_the_run_that_made_them(run, tmp_path, 
     pngs, array = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert pngs["frechet"] == array["frechet"] and pngs["agreement"] == array["agreement"]
     assert pngs["allowed"] == ["detail"]
+    for file in (tmp_path / "single").iterdir():
+        Image.open(file).save(file, "JPEG")
+    assert main(["evaluate", str(tmp_path / "single"), "--allow", "detail", *words]) == 2
+    assert "200 of 200 files are lossy" in capsys.readouterr().err
     np.savez(tmp_path / "wrong.npz", y=np.zeros(3))
     assert main(["evaluate", str(tmp_path / "wrong.npz"), *words]) == 2
     assert "expected under the name x" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from ..training.checkpoint import write_text
 from ..training.posthoc import PosthocEMA, profile_error, write_average
 from ..training.profiles import check_length
 from ..training.run import pick_device, read_config
+from ..training.subjects import run_data
 from .status import trend
 from .words import at_least_one, parse
 
@@ -103,7 +104,10 @@ def _sweep(s: Ema, sigmas: list[float]) -> int:
         raise ValueError(f"the sweep looks for the least {least} of protocol {chosen.name}, not {s.metric!r}")
     device = pick_device(s.device)
     profile_error(s.run, sigmas[0], s.at)  # says what is missing before anything is judged
-    judge = Judge(replace(chosen, metrics=(s.metric,)), device=device)
+    train, held_out, why = (None, None, "") if chosen.reference.source is not None else run_data(read_config(s.run))
+    if why:
+        raise ValueError(f"the protocol {chosen.name} judges by the data of the run, and {why}")
+    judge = Judge(replace(chosen, metrics=(s.metric,)), data=train, held_out=held_out, device=device)
     print(
         f"{'length':>8}  {s.metric:>10}  {'profile':>8}  protocol {chosen.name}, {s.samples} samples, calls: {s.steps}"
     )

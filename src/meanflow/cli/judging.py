@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core.conditions import LABEL
 from ..evaluation import Judge, Protocol, protocol, protocol_for
-from ..evaluation.guards import Refused
+from ..evaluation.guards import Refused, check_folder
 from ..evaluation.report import Row, Subject
 from ..training.parallel import World
 from ..training.run import pick_device, read_config
@@ -108,6 +108,8 @@ class Bench:
         if self.judge is None:
             return []
         if is_images(path):
+            if path.is_dir():
+                check_folder(self.judge.guards, sorted(path.glob("*.png")))
             x, labels = read_images(path)
             return [
                 self._row(path, self.judge.images(x, labels, weights=str(path), from_files=not x.is_floating_point()))
