@@ -78,7 +78,7 @@ def from_run(run: Path) -> Converted:
         raise ValueError(f"{run} has no checkpoint yet; train it first")
     if config["objective"]["type"] != "MeanFlow":
         raise ValueError(f"{run} was trained by {config['objective']['type']}; the authors' code is for MeanFlow only")
-    net = built(config)
+    net = built(config, read(newest, WEIGHTS))
     state, training = read_state(newest), config["training"]
     return Converted(
         code="meanflow",

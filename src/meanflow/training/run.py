@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -337,7 +337,7 @@ def load(
     folder = published.find(run, revision)
     config = read_config(folder)
     state = _weights(folder, config, ema, raw)
-    net = _own(folder, config, net) if isinstance(net, str) else net or built(config)
+    net = _own(folder, config, net) if isinstance(net, str) else net or built(config, state)
     _fill(net, {k.removeprefix("net."): v for k, v in state.items()}, folder)
     net.to(device).eval().requires_grad_(False)
     arguments = config["objective"]["arguments"]
@@ -386,8 +386,11 @@ def _guidance(saved: dict[str, Any]) -> Guidance:
     return Guidance(saved["scale"], saved["mix"], (low, high), saved["drop"], saved["drop_rows"])
 
 
-def built(config: dict[str, Any]) -> nn.Module:
-    """A new network of the kind that a run's config.json records; raises ValueError for one of the user's own."""
+def built(config: dict[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+    """A new network of the kind that a run's config.json records, for these weights.
+
+    Raises ValueError for one of the user's own, and where the record is damaged.
+    """
     saved = config["net"]
     if "arguments" not in saved:
         code = (config.get("code") or {}).get("net")
@@ -397,7 +400,7 @@ def built(config: dict[str, Any]) -> nn.Module:
             f"--net {where} on the command line, net={where!r} or an instance in Python"
         )
     try:
-        _check_size(saved)
+        _check_size(saved, weights)
         return build(saved["type"], saved["arguments"])
     except (KeyError, TypeError, AttributeError, ZeroDivisionError, OverflowError, RuntimeError) as error:
         raise ValueError(
@@ -406,20 +409,16 @@ def built(config: dict[str, Any]) -> nn.Module:
         ) from error
 
 
-def _check_size(saved: dict[str, Any]) -> None:
-    """ValueError where the arguments make another number of parameters than recorded, before any memory is taken."""
-    recorded, arguments = int(saved["parameters"]), saved["arguments"]
-    # No number that a network is built from exceeds that of its weights, so a damaged one is found without building.
-    numbers = [n for value in arguments.values() for n in (value if isinstance(value, list) else [value])]
-    largest = max((n for n in numbers if isinstance(n, int)), default=0)
-    if largest <= max(recorded, 4096):
-        with torch.device("meta"):
-            made = sum(p.numel() for p in build(saved["type"], arguments).parameters())
-        if made == recorded:
-            return
-    raise ValueError(
-        f"config.json is damaged: its {saved['type']} does not have the {recorded:,} parameters that are recorded in it"
-    )
+def _check_size(saved: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """ValueError where a size is damaged, before any memory is taken: each shows in the weights' sides or number."""
+    largest = max([len(weights), *(side for tensor in weights.values() for side in tensor.shape)])
+    for name, value in saved["arguments"].items():
+        for n in (value if isinstance(value, list) else [value]) if name != "shape" else ():
+            if isinstance(n, int) and n > largest:
+                raise ValueError(
+                    f"config.json is damaged: its {saved['type']} has {name} {n:,}, but nothing in the weights is "
+                    f"larger than {largest:,}"
+                )
 
 
 def _own(folder: Path, config: dict[str, Any], target: str) -> nn.Module:
