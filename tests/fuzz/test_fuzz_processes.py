@@ -61,7 +61,10 @@ def test_an_interrupt_at_any_moment_says_one_line(wait, tmp_path):
         time.sleep(0.01)
     time.sleep(wait)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    try:
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130 and "Traceback" not in errors, errors
 
 
@@ -81,7 +84,10 @@ def test_a_terminal_that_is_closed_saves_the_run(tmp_path):
     while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=120) == 129
+    try:
+        assert process.wait(timeout=120) == 129
+    finally:
+        process.kill()
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
 
 

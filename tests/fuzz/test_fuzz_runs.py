@@ -33,7 +33,7 @@ change = st.one_of(
     st.tuples(st.just("cut"), st.sampled_from(FILES), st.floats(0, 1)),
     st.tuples(st.just("line"), st.sampled_from(("metrics.jsonl", "config.json")), st.text(max_size=20)),
     st.tuples(st.just("gone"), st.sampled_from((*FILES, NEWEST, "checkpoints", "grids"))),
-    st.tuples(st.just("folder"), st.sampled_from((*FILES, "diagnosis.txt", "evaluation.json"))),
+    st.tuples(st.just("folder"), st.sampled_from((*FILES, "diagnosis.txt", "report"))),
     st.tuples(st.just("loop"), st.sampled_from((*FILES, NEWEST, "checkpoints", "grids"))),
     st.tuples(st.just("name"), st.sampled_from(("x", "latest", "000000000032", "é\udcff", "-1", "99999999999999"))),
     st.tuples(st.just("tensor"), st.sampled_from(("weights", "training", "ema-0.999")), st.integers(0, 99),
@@ -48,7 +48,7 @@ ASKED = (
     ["convert", "to-authors-jax", "run", "new"],
     ["convert", "to-authors-torch", "run", "new.pth"],
     TRAIN,
-    ["evaluate", "run", "--samples=100", "--steps=1"],
+    ["evaluate", "run", "--samples=100", "--steps=1", "--resamples=0"],
 )
 
 
@@ -164,7 +164,7 @@ def test_runs(whole, changes, number):
     outcome = run(words)
     after = tree(whole)
     trains = words[0] == "train"
-    may_write = ["run"] if trains else ["new", "new.png", "new.npz", "new.pth", "run/evaluation.json"]
+    may_write = ["run"] if trains else ["new", "new.png", "new.npz", "new.pth", "run/report"]
     found = faults(outcome) + ([] if trains else harm(before, after, outcome, may_write, words[0] != "status"))
     before_step = whole / "run" / "checkpoints" / "000000000008"
     if trains and outcome.code != 0 and (whole / "kept/checkpoints/000000000008").is_dir():

@@ -242,7 +242,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def count(n: int) -> Tensor:
-    """0 to n - 1 in float64, on the CPU whatever the default device: on "meta" this would load the compiler, seconds."""
+    """0 to n - 1 in float64, on the CPU: as the default device "meta" it would load the compiler, for seconds."""
     return torch.arange(n, dtype=torch.float64, device="cpu")
 
 
