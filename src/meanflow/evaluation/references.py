@@ -67,7 +67,7 @@ def prepared(
         p.extractor, weights=extractor_weights, sha256=p.weights_sha256, device=device, train=sets.get("train")
     )
     _check_extractor(p, features)
-    wanted = not set(p.metrics) <= set(ONLY_MOMENTS) or p.floor == "halves"
+    wanted = not set(p.metrics) <= set(ONLY_MOMENTS) or p.floor in ("halves", "train")
     parts = {split: part_of(data, features, p, wanted) for split, data in sets.items()}
     reference = parts[p.reference.split]
     material = Material(

@@ -27,7 +27,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int, features: int = 256, max_period: float = 10_000.0) -> None:
         super().__init__()
         half = features // 2
-        frequencies = placed(torch.exp(-math.log(max_period) * count(half) / half))
+        frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float64) / half)
         self.register_buffer("frequencies", frequencies.float(), persistent=False)
         self.hidden = nn.Linear(features, width)
         self.out = nn.Linear(width, width)
@@ -241,33 +241,23 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
-def count(n: int) -> Tensor:
-    """0 to n - 1 in float64, on the CPU: as the default device "meta" it would load the compiler, for seconds."""
-    return torch.arange(n, dtype=torch.float64, device="cpu")
-
-
-def placed(table: Tensor) -> Tensor:
-    """A table on the default device, where the weights of the network that is being built are."""
-    return table.to(torch.get_default_device())
-
-
 def sincos_positions(width: int, height: int, breadth: int) -> Tensor:
     """Fixed positions [height * breadth, width] of a grid: one half of the width encodes each axis."""
     if width % 4:
         raise ValueError(f"the width must be divisible by 4 for two-dimensional positions, got {width}")
-    omega = 1.0 / 10_000.0 ** (count(width // 4) / (width // 4))
-    rows, columns = torch.meshgrid(count(height), count(breadth), indexing="ij")
-    angles = [axis.reshape(-1, 1) * omega for axis in (columns, rows)]
-    return placed(torch.cat([wave for a in angles for wave in (a.sin(), a.cos())], dim=1)).float()
+    omega = 1.0 / 10_000.0 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(breadth), indexing="ij")
+    angles = [axis.reshape(-1, 1).double() * omega for axis in (columns, rows)]
+    return torch.cat([wave for a in angles for wave in (a.sin(), a.cos())], dim=1).float()
 
 
 def sincos_line(width: int, length: int) -> Tensor:
     """Fixed positions [length, width] of a sequence."""
     if width % 2:
         raise ValueError(f"the width must be even for positions in a sequence, got {width}")
-    omega = 1.0 / 10_000.0 ** (count(width // 2) / (width // 2))
-    angle = count(length)[:, None] * omega
-    return placed(torch.cat([angle.sin(), angle.cos()], dim=1)).float()
+    omega = 1.0 / 10_000.0 ** (torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * omega
+    return torch.cat([angle.sin(), angle.cos()], dim=1).float()
 
 
 def patchify(z: Tensor, patch: int) -> Tensor:

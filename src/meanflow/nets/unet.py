@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.conditions import AUGMENT, Cond
-from .layers import CONDITIONINGS, ConditionEmbedding, Conditioning, count, observed, placed, plain_attributes
+from .layers import CONDITIONINGS, ConditionEmbedding, Conditioning, observed, plain_attributes
 
 Resample = Literal["down", "up"]
 
@@ -252,7 +252,7 @@ def _group_norm(channels: int) -> nn.GroupNorm:
 def _frequencies(features: int, max_period: float = 10_000.0) -> Tensor:
     """features / 2 frequencies from 1 down to 1 / max_period, both ends included."""
     half = features // 2
-    return placed(max_period ** -(count(half) / (half - 1))).float()
+    return (max_period ** -(torch.arange(half, dtype=torch.float64) / (half - 1))).float()
 
 
 def _checked_shape(shape: tuple[int, ...], channels: int, levels: int) -> tuple[int, int, int]:

@@ -109,7 +109,6 @@ def _showable(run: Path, config: dict[str, Any]) -> tuple[int, ...]:
 def _check_folder(out: Path) -> None:
     if out.exists() and (not out.is_dir() or _holds_others(out)):
         raise ValueError(f"{out} holds something that is no page; choose another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _holds_others(folder: Path) -> bool:

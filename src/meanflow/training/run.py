@@ -66,6 +66,9 @@ def describe(
 
 def _conditions(data: Dataset, arguments: Any) -> dict[str, Any]:
     """What samples can be asked for with, as far as data and network know it."""
+    if not callable(getattr(data, "batch", None)):  # weights of other codes come without their data
+        classes = data.description().get("classes")
+        return {LABEL: {"classes": classes}} if classes else {}
     try:
         found = conditions_of(data, scan=False)
     except DataError:  # of a kind that a network of the user's own takes
