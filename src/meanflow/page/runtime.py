@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from ..training.checkpoint import write_text
 VERSION = "1.30.0"
 # Of the npm package of that version, as npm gives it.
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-PUBLIC = "https://registry.npmjs.org/"
 TIMEOUT = 600  # seconds for 33 MB; our choice
 RUNTIME = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
@@ -35,7 +33,7 @@ def find_runtime(folder: Path | None = None) -> Path:
     """A folder with the six files of both runtimes, the binaries packed (NAME.packed, gzip).
 
     folder: where they, the npm package (its dist/ or node_modules) or its .tgz are; None takes the cache, and fills it
-    from npm's registry when it is empty. Raises FileNotFoundError naming what is missing, and RuntimeError when
+    through npm when it is empty. Raises FileNotFoundError naming what is missing, and RuntimeError when
     fetching fails or the package is not the one that was pinned.
     """
     cache = _cache() / f"onnxruntime-web-{VERSION}"
@@ -78,8 +76,9 @@ def _given(folder: Path, cache: Path) -> Path:
 
 
 def _fetch(aside: Path) -> Path:
-    """The package's file, by npm where there is one (it knows its registry and proxies), else from the registry."""
+    """The package's file, by npm, which knows its registry and proxies."""
     npm = shutil.which("npm")
+    why = "there is no npm here"
     if npm is not None:
         done = subprocess.run(
             [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--pack-destination", str(aside)],
@@ -88,19 +87,11 @@ def _fetch(aside: Path) -> Path:
         files = list(aside.glob("*.tgz"))
         if done.returncode == 0 and files:
             return files[0]
-    registry = os.environ.get("NPM_CONFIG_REGISTRY", PUBLIC)
-    file = aside / "package.tgz"
-    try:
-        with urllib.request.urlopen(
-            f"{registry.rstrip('/')}/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz", timeout=TIMEOUT
-        ) as reply:
-            file.write_bytes(reply.read())
-    except OSError as error:
-        raise RuntimeError(
-            f"onnxruntime-web {VERSION} could not be fetched ({error}). Where there is a network: `npm pack "
-            f"onnxruntime-web@{VERSION}`; then pass the .tgz here with --runtime"
-        ) from error
-    return file
+        why = f"npm pack: {done.stderr.strip()[-300:] or done.returncode}"
+    raise RuntimeError(
+        f"onnxruntime-web {VERSION} could not be fetched ({why}). Where there are npm and a network: `npm pack "
+        f"onnxruntime-web@{VERSION}`; then pass the .tgz here with --runtime"
+    )
 
 
 def _from_tarball(file: Path, cache: Path) -> None:
