@@ -13,8 +13,9 @@ import torch
 
 import meanflow as mf
 from meanflow.evaluation.pictures import to_uint8
+from meanflow.evaluation.storage import cache_folder
 from meanflow.page import find_runtime, page
-from meanflow.page.runtime import VERSION, _cache, _whole
+from meanflow.page.runtime import VERSION, _whole
 from meanflow.page.serve import serving
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed, so no browser is driven")
@@ -30,7 +31,7 @@ PIXELS = """id => {
 
 @pytest.fixture(scope="module")
 def runtime():
-    folder = _cache() / f"onnxruntime-web-{VERSION}"
+    folder = cache_folder() / f"onnxruntime-web-{VERSION}"
     if not _whole(folder):
         pytest.skip(f"onnxruntime-web {VERSION} is not in {folder}; `meanflow page` fetches it once")
     return folder

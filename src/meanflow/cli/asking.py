@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..core.conditions import KEPT, LABEL, MASK, NOISE, OBSERVATION, Cond
 from ..core.masks import mask_from_lengths
+from ..data.described import VECTOR
 from .words import floats, nearest, numbers
 
-VECTOR = "vector"
 About = Mapping[str, Mapping[str, Any]]
 
 

@@ -11,9 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 
-def to_uint8(x: Tensor) -> Tensor:
+def as_bytes(x: Tensor) -> Tensor:
     """Images in [-1, 1] as uint8, rounded to the nearest value, out-of-range values clipped."""
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """The same on the CPU, computed in float32 whatever the images are."""
+    return as_bytes(x.float()).cpu()
 
 
 def drawable(shape: tuple[int, ...]) -> bool:

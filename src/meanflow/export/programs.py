@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..core.conditions import Cond, Null, null_like
 from ..core.sampling import jump
 from ..data import VAE, LatentContract
+from ..evaluation.pictures import as_bytes
 
 
 class Half(nn.Module):
@@ -85,4 +85,4 @@ class Bytes(nn.Module):
     """Images in [-1, 1] as uint8, as `meanflow sample` writes them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return as_bytes(x)

@@ -25,7 +25,7 @@ def model_card(
     # JSON is YAML, and quotes what needs quoting.
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items() if value), "---", ""]
     parts = ["\n".join(lines) + f"# {name.rpartition('/')[2]}", _what(config), _picture(grid), _use(config, name)]
-    parts += [_training(config), _judged(report), _origin(config)]
+    parts += [_training(config), _judged(report), f"Written by meanflow {__version__} from the run's own records."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -103,7 +103,3 @@ def _judged(report: str | None) -> str:
         return "## Quality\n\nNot judged. `meanflow evaluate` measures it, with the protocol beside every figure."
     body = "\n".join(line for line in report.splitlines() if not line.startswith("# "))
     return "## Quality\n\n" + body.strip()
-
-
-def _origin(config: dict[str, Any]) -> str:
-    return f"Written by meanflow {__version__} from the run's own records."

@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ..core.sampling import EulerField, sample
+from ..data.latents import per_channel
 from ..evaluation.pictures import single, to_uint8
 from ..nets import build
 
@@ -102,8 +103,7 @@ class MeanFlowPipeline(DiffusionPipeline):
         if self.vae is None:
             return x
         config = self.net.config
-        shift, scale = (torch.tensor(v, device=x.device, dtype=x.dtype) for v in (config.shift, config.scale))
-        z = x / scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+        z = x / per_channel(config.scale, x) + per_channel(config.shift, x)
         return self.vae.decode(z.to(self.vae.dtype)).sample
 
 

@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ..training.checkpoint import write_text
+from ..data.files import write_text
+from ..evaluation.storage import cache_folder
 
 VERSION = "1.30.0"
 # Of the npm package of that version, as npm gives it.
@@ -36,7 +37,7 @@ def find_runtime(folder: Path | None = None) -> Path:
     through npm when it is empty. Raises FileNotFoundError naming what is missing, and RuntimeError when
     fetching fails or the package is not the one that was pinned.
     """
-    cache = _cache() / f"onnxruntime-web-{VERSION}"
+    cache = cache_folder() / f"onnxruntime-web-{VERSION}"
     if folder is not None:
         return _given(folder, cache)
     if not _whole(cache):
@@ -48,10 +49,6 @@ def find_runtime(folder: Path | None = None) -> Path:
 def packed(name: str) -> str:
     """What a file of the runtime is called in a page."""
     return f"{name}.packed" if name.endswith(".wasm") else name
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meanflow"
 
 
 def _whole(folder: Path) -> bool:
