@@ -24,7 +24,7 @@ def build(folder: Path) -> Path:
         Image.fromarray(image).save(file)
     tiny_vae(folder / "vae")
     digits = folder / "runs" / "digits"
-    _run("train", "digits", "--images", 6400, "--lr", "2e-3", "--ema", "0.9", "--out", digits)
+    _run("train", "digits", "--images", 2560, "--lr", "2e-3", "--ema", "0.9", "--out", digits)
     shutil.copytree(digits, folder / "runs" / "ablations" / "base" / "seed-0")
     _run("export", digits, folder / "digits.onnx")
     _run("encode", folder / "my-images", folder / "latents", "--vae", folder / "vae")

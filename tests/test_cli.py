@@ -1,6 +1,7 @@
-"""The command line as real processes: the main job, and what it says when something is wrong."""
+"""The command line: the main job as a real process, and what it says when something is wrong."""
 
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -18,7 +19,7 @@ NET = ["--net.width", "32", "--net.depth", "1", "--net.heads", "4"]
 TINY = [*NET, "--net.patch", "4", "--images", "640", "--batch", "64"]
 
 
-def meanflow(*words, cwd=None, check=True):
+def process(*words, cwd=None):
     environment = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "meanflow.cli", *map(str, words)],
@@ -27,10 +28,17 @@ def meanflow(*words, cwd=None, check=True):
         cwd=cwd,
         env=environment,
     )
-    assert "Traceback" not in done.stderr, done.stderr
-    if check:
-        assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def meanflow(*words, cwd="."):
+    """The same within this process, which has torch loaded already."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = main([str(word) for word in words])
+    assert code == 0, errors.getvalue()
+    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
 
 
 def complaint(capsys, monkeypatch, folder, *words):
@@ -50,7 +58,7 @@ def complaint(capsys, monkeypatch, folder, *words):
 def home(tmp_path_factory):
     """A folder with a tiny digits run in runs/digits."""
     folder = tmp_path_factory.mktemp("home")
-    done = meanflow("train", "digits", *TINY, cwd=folder)
+    done = process("train", "digits", *TINY, cwd=folder)
     assert "about 1 by construction" in done.stderr and "effective scale 2" in done.stdout
     assert "mse_v" in done.stderr and "img/s" in done.stderr
     return folder
@@ -67,25 +75,12 @@ def test_a_shorter_run_in_the_folder_is_refused(home, capsys, monkeypatch):
 
 
 def test_sample_writes_grids_singles_and_arrays(home):
-    meanflow("sample", "runs/digits", "--classes", "3,7", "--seeds", "0-9", "--out", "grid.png", cwd=home)
+    process("sample", "runs/digits", "--classes", "3,7", "--seeds", "0-9", "--out", "grid.png", cwd=home)
     assert Image.open(home / "grid.png").size == (2 * 60, 5 * 60)
     meanflow("sample", "runs/digits", "--classes", "3,7", "--seeds", "4,5", "--out", "single", cwd=home)
     assert sorted(p.name for p in (home / "single").iterdir()) == ["000004-class3.png", "000005-class7.png"]
-    meanflow(
-        "sample",
-        "runs/digits",
-        "--classes",
-        "3,7",
-        "--seeds",
-        "0-9",
-        "--batch",
-        "3",
-        "--steps",
-        "2",
-        "--out",
-        "x.npz",
-        cwd=home,
-    )
+    words = ["--classes", "3,7", "--seeds", "0-9", "--batch", "3", "--steps", "2", "--out", "x.npz"]
+    meanflow("sample", "runs/digits", *words, cwd=home)
     arrays = np.load(home / "x.npz")
     assert arrays["x"].shape == (10, 1, 8, 8) and arrays["labels"].tolist() == [3, 7] * 5
 
@@ -111,7 +106,8 @@ def test_flow_matching_baseline_is_a_row_where_one_was_trained(home):
     meanflow("train", "digits", "--recipe", "digits-flow-matching", *TINY, "--out", "runs/flow", cwd=home)
     done = meanflow("evaluate", "runs/digits", "runs/flow", "--samples", "200", "--steps", "1", "--json", cwd=home)
     assert [r["run"] for r in json.loads(done.stdout)["rows"]] == ["runs/digits", "runs/flow"]
-    meanflow("sample", "runs/flow", "--guidance", "2", "--steps", "4", "--out", "f.png", cwd=home, check=False)
+    meanflow("sample", "runs/flow", "--steps", "4", "--out", "f.png", cwd=home)
+    assert (home / "f.png").is_file()
 
 
 def test_training_on_a_folder_without_special_settings(tmp_path):
@@ -147,7 +143,7 @@ def test_cifar_folder_trains(cifar10, tmp_path):
 
 
 def test_help_and_recipes_are_readable(capsys):
-    assert "one network call" in meanflow("--help").stdout
+    assert "one network call" in process("--help").stdout
     for command, word in (
         ("train", "--images"),
         ("sample", "--seeds"),
@@ -182,7 +178,7 @@ def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path):
         (["train", "digits", "--recipe", "digit"], "did you mean digits?"),
         (["train", "digits", "--net.widht", "3"], "--net.width"),
         (["train", "digits", "--images", "many"], "many"),
-        (["train", "digots"], "did you mean 'digits'"),
+        (["train", "digots"], "did you mean digits"),
         (["train", "no-such-folder"], "no folder and no file"),
         (["train", "empty"], "empty"),
         (["train", "digits", "--net.patch", "3"], "patch must divide"),
@@ -213,8 +209,8 @@ def test_wrong_use_is_one_clear_line_and_exit_code_2(words, message, tmp_path, c
     ("words", "message"),
     [
         (["--steps", "0"], "at least 1, got 0"),
-        (["--classes", "12"], "classes 0 to 9, got [12]"),
-        (["--classes", "three"], "no class 'three'; the classes are 0, 1, 2"),
+        (["--classes", "12"], "no class 12; there are 0, 1, 2"),
+        (["--classes", "three"], "no class 'three'; there are 0, 1, 2"),
         (["--times", "0,1"], "must decrease"),
         (["--guidance", "3"], "guide twice"),
         (["--out", "x.gif"], ".png or .npz"),

@@ -34,8 +34,17 @@ def filled(net):
     return net
 
 
-def dit(width=32, depth=1, size=8):
-    return filled(DiT((1, size, size), patch=2, width=width, depth=depth, heads=4, classes=3))
+class Smallest(nn.Module):
+    """One layer that sees all that a network is given, quick to compile."""
+
+    def __init__(self):
+        super().__init__()
+        self.label, self.layer = nn.Embedding(4, 64), nn.Linear(64, 64)
+        self.t, self.r = nn.Parameter(torch.randn(64)), nn.Parameter(torch.randn(64))
+
+    def forward(self, z, *, t, r, cond):
+        seen = z.flatten(1) + t[:, None] * self.t + r[:, None] * self.r + self.label(cond)
+        return F.silu(self.layer(seen)).view_as(z)
 
 
 def batch(n=16, size=8):
@@ -43,22 +52,20 @@ def batch(n=16, size=8):
     return x, torch.arange(n) % 3, noise
 
 
-@pytest.mark.filterwarnings("error:compiled and eager differ", "error:this network does not compile")
-def test_compiled_is_eager_in_u_dudt_and_gradients_and_compiles_twice_at_most():
-    """Guided, so that every part takes part; the proof on the first call compares all three to 1e-3."""
-    objective = MeanFlow(dit(), guidance=Guidance.from_paper(1.0, 0.5, drop=0.3))
-    x, labels, noise = batch()
-    t, r, equal = objective.times.draw(16)
-    dropped = torch.arange(16) < 3
-    objective.compile()
+def compilations(function):
     torch._dynamo.utils.counters.clear()
-    differs = objective._compiled._difference((x, labels, noise, Pairs(t, r, equal), dropped, 3))
-    assert set(differs) == {"u", "du/dt", "gradients"} and max(differs.values()) < 1e-5
+    function()
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.filterwarnings("error:compiled and eager differ", "error:this network does not compile")
+def test_steps_with_all_numbers_of_dropped_rows_compile_twice():
+    objective = MeanFlow(Smallest(), guidance=Guidance.from_paper(1.0, 0.5, drop=0.1), null=3)
+    x, labels, _ = batch(64)
+    objective.compile()
     generator = torch.Generator().manual_seed(0)
-    for _ in range(8):
-        objective(x, labels, generator=generator)
-    # One graph for steps with the usual number of dropped rows, one for the others, one for the call above.
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+    # One graph for steps in which at least the usual number of rows is dropped, one for the others.
+    assert compilations(lambda: [objective(x, labels, generator=generator) for _ in range(40)]) == 2
     assert objective._compiled.fast is not None
 
 
@@ -71,7 +78,7 @@ def test_a_wrong_graph_pass_is_found_and_eager_goes_on(monkeypatch):
         lambda node: honest(node) or (node.target == torch.ops.aten.full.default and node.args[1] == 1),
     )
     torch._inductor.codecache.FxGraphCache.clear()
-    objective = MeanFlow(dit(width=48))
+    objective = MeanFlow(Smallest(), null=3)
     x, labels, _ = batch()
     objective.compile()
     with pytest.warns(UserWarning, match=r"compiled and eager differ.*going on in eager"):
@@ -85,7 +92,7 @@ def test_a_network_that_does_not_compile_goes_on_in_eager():
     class Printing(nn.Module):
         def __init__(self):
             super().__init__()
-            self.net = dit()
+            self.net = Smallest()
 
         def forward(self, z, *, t, r, cond=None):
             torch._dynamo.graph_break()
@@ -149,19 +156,26 @@ def test_folding_leaves_no_product_with_zero():
     assert all(torch.allclose(a, b) for a, b in zip(before, graph(*args), strict=True))
 
 
-def test_compiled_step_costs_what_the_mathematics_asks():
-    """Counted in the compiled graphs: limits 1.10 unguided and 1.49 with w and k (authors' algorithm 1.67 and 2.33)."""
-    net, n = dit(width=192, depth=1, size=16), 32
+def test_the_compiled_step_is_the_eager_one_at_the_cost_that_the_mathematics_asks():
+    """Counted in the compiled graphs: limits 1.10 unguided and 1.49 with w and k (authors' algorithm 1.67 and 2.33).
+
+    Guided, every part takes part, so there u, du/dt and all gradients are compared too; one compilation serves both.
+    """
+    net, n = filled(DiT((1, 16, 16), patch=2, width=192, depth=1, heads=4, classes=3)), 32
     x, labels, noise = batch(n, 16)
     t, r, equal = Times().draw(n)
-    dropped = torch.arange(n) < 3
+    pairs, dropped = Pairs(t, r, equal), torch.arange(n) < 3
 
     def count(objective, *args):
         objective.compile()
         return compiled_flops(lambda: objective._compiled.fast(*args).output.loss.backward())
 
     flow = count(FlowMatching(net), x, labels, noise, t, None)
-    pairs = Pairs(t, r, equal)
     assert count(MeanFlow(net), x, labels, noise, pairs, None, 0) / flow <= 1.10
-    guided = MeanFlow(net, guidance=Guidance.from_paper(1.0, 0.5))
-    assert count(guided, x, labels, noise, pairs, dropped, 3) / flow <= 1.49
+    guided, differs = MeanFlow(net, guidance=Guidance.from_paper(1.0, 0.5)), {}
+    guided.compile()
+    compared = compiled_flops(
+        lambda: differs.update(guided._compiled._difference((x, labels, noise, pairs, dropped, 3)))
+    )
+    assert compared / flow <= 1.49
+    assert set(differs) == {"u", "du/dt", "gradients"} and max(differs.values()) < 1e-5

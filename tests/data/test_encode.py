@@ -144,16 +144,16 @@ def test_a_killed_encode_goes_on_and_ends_the_same(many, tiny, uninterrupted, tm
     out = tmp_path / "latents"
     process = started(command(many, out, tiny, *WORDS))
     deadline = time.time() + 120
-    while not list(out.glob("shards/*.json")):
+    while not list(out.glob("shards/[0-9]*.json")):
         assert process.poll() is None and time.time() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    there = sorted(file.name for file in (out / "shards").glob("*.json"))
+    there = sorted(file.name for file in (out / "shards").glob("[0-9]*.json"))
     assert 0 < len(there) < 15 and not (out / "latents.json").exists()
     with pytest.raises(DataError, match=r"encoding is not finished \(\d+ of 15 .*: meanflow encode .*--size 64"):
         open_data(out)
-    (out / "shards" / ".000014.safetensors.1.tmp").write_bytes(b"torn")
+    (out / "shards" / ".000014.tmp.safetensors").write_bytes(b"torn")
     kept = (out / "shards" / there[0]).stat().st_mtime_ns
     _, errors = finished(started(command(many, out, tiny, *WORDS)))
     assert f"{15 - len(there)} of {15 - len(there)} shards encoded" in errors

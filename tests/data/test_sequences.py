@@ -177,7 +177,7 @@ def test_conditions_are_asked_for_by_name():
         ((), None, "needs --cond hair=... age=...; its conditions are hair: dark, fair, red; age: 1 number"),
         (("hair=red",), None, "needs --cond age="),
         (("hair=rad", "age=3"), None, "did you mean red?"),
-        (("hair=7", "age=3"), None, "no value '7'"),
+        (("hair=7", "age=3"), None, "no hair '7'"),
         (("hiar=red", "age=3"), None, "did you mean hair?"),
         (("red",), None, "takes NAME=VALUE"),
         (("hair=red", "age=old"), None, "takes numbers"),

@@ -48,7 +48,7 @@ def test_a_closed_stderr_does_not_stop_a_training(tmp_path):
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000000064"]
 
 
-@pytest.mark.parametrize("wait", [0.15, 0.4, 0.8, 1.5, 3.0])
+@pytest.mark.parametrize("wait", [0.15, 0.8, 3.0])
 def test_an_interrupt_at_any_moment_says_one_line(wait, tmp_path):
     """In the first moments torch is still being loaded; before even Python is ready, it may say nothing or its own."""
     words = ["train", "digits", "--images", "10000000", "--out", str(tmp_path / "run")]
@@ -105,8 +105,10 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize(("command", "code"), ODD)
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    ("command", "code", "encoding"),
+    [(*odd, "ascii") for odd in ODD] + [(*odd, "utf-8") for odd in ODD if "xff" in odd[0]],
+)
 def test_odd_words_and_streams(command, code, encoding, tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n1,2\n3,4\n")
     done = shell(command, tmp_path, PYTHONIOENCODING=encoding)

@@ -134,7 +134,7 @@ REFUSED = [
     ({"seeds": ["1"]}, "valid integer"),
     ({"seeds": [True]}, "valid integer"),
     ({"seeds": [1.5]}, "valid integer"),
-    ({"labels": 10}, "classes go from 0 to 9, got 10"),
+    ({"labels": 10}, "no class 10; there are 0, 1, 2"),
     ({"labels": "cat"}, "no class 'cat'; there are 0, 1, 2"),
     ({"labels": "\ud800"}, "no class"),
     ({"labels": [1, 2]}, "2 labels for 1 seeds"),

@@ -76,7 +76,7 @@ def wait_for_checkpoint(process, out):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
-    finish(out, 9600)
+    finish(out, 4800)
     return out
 
 
@@ -84,13 +84,13 @@ def uninterrupted(tmp_path_factory):
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit(kind, uninterrupted, tmp_path):
     """Law 7: weights, every average, the optimiser's moments, and the metrics."""
     out = tmp_path / "run"
-    process = start(out, 9600)
+    process = start(out, 4800)
     wait_for_checkpoint(process, out)
     process.send_signal(kind)
     text, _ = process.communicate(timeout=120)
     assert (kind.name in text) == (kind != signal.SIGKILL)
-    assert int(newest(out).name) < 9600
-    assert finish(out, 9600).split() == ["9600", "None"]
+    assert int(newest(out).name) < 4800
+    assert finish(out, 4800).split() == ["4800", "None"]
     ours, theirs = weights(out), weights(uninterrupted)
     assert ours.keys() == theirs.keys() and len(ours) == 4
     for file, tensors in theirs.items():
@@ -100,21 +100,21 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(kind, uninterrupted, tm
         [{k: v for k, v in json.loads(line).items() if k not in drop} for line in (o / "metrics.jsonl").open()]
         for o in (out, uninterrupted)
     ]
-    assert records[0] == records[1] and len(records[0]) == 15
+    assert records[0] == records[1] and len(records[0]) == 8
 
 
 def test_a_resumed_run_with_other_draws_would_be_noticed(uninterrupted, tmp_path):
     """The mutant of law 7: the same run with another seed ends with other weights."""
     changed = SCRIPT.replace("batch=64,", "batch=64, seed=1,")
     out = tmp_path / "run"
-    subprocess.run([sys.executable, "-c", changed, str(out), "9600"], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", changed, str(out), "4800"], check=True, capture_output=True)
     ours, theirs = weights(out)["weights.safetensors"], weights(uninterrupted)["weights.safetensors"]
     assert not all(torch.equal(theirs[name], ours[name]) for name in theirs)
 
 
 def test_a_finished_run_is_left_alone(uninterrupted):
     before = newest(uninterrupted).stat().st_mtime_ns
-    assert finish(uninterrupted, 9600).split() == ["9600", "None"]
+    assert finish(uninterrupted, 4800).split() == ["4800", "None"]
     assert newest(uninterrupted).stat().st_mtime_ns == before
 
 

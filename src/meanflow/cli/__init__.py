@@ -15,8 +15,9 @@ from importlib import import_module
 from typing import Any
 
 from .. import __version__
+from .._hint import did_you_mean
 from .._interrupt import quiet_interrupt
-from .words import first_process, nearest
+from .words import first_process
 
 HELP = """\
 meanflow: one-step generators, after "Mean Flows for One-step Generative Modeling" (arXiv:2505.13447)
@@ -147,7 +148,7 @@ def _chosen(words: list[str]) -> int:
         print(__version__)
         return 0
     if words[0] not in COMMANDS:
-        return _fail(f"unknown command {words[0]!r}{nearest(words[0], COMMANDS)}; see meanflow --help")
+        return _fail(f"unknown command {words[0]!r}{did_you_mean(words[0], COMMANDS)}; see meanflow --help")
     warnings.showwarning = _show_warning
     return _guarded(words[0], words[1:])
 

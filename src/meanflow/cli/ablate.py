@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from ..data.files import write_text
 from ..recipes import Recipe
 from ..recipes.ablations import (
     default_workers,
@@ -22,7 +23,6 @@ from ..recipes.ablations import (
     tables,
 )
 from ..recipes.ablations.figure import require_matplotlib
-from ..training.checkpoint import write_text
 from .words import at_least_one, numbers, parse
 
 

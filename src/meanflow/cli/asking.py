@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.conditions import KEPT, LABEL, MASK, NOISE, OBSERVATION, Cond
+from .._hint import did_you_mean
+from ..core.conditions import KEPT, LABEL, MASK, NOISE, OBSERVATION, Cond, class_number
 from ..core.masks import mask_from_lengths
 from ..data.described import VECTOR
-from .words import floats, nearest, numbers
+from .words import floats, numbers
 
 About = Mapping[str, Mapping[str, Any]]
 
@@ -50,7 +51,7 @@ def asked(
     values = _values(words, about)
     unknown = [name for name in given if name not in {*about, NOISE}]
     if unknown:
-        raise ValueError(f"the run has no condition {unknown[0]!r}{nearest(unknown[0], about)}; {_known(about)}")
+        raise ValueError(f"the run has no condition {unknown[0]!r}{did_you_mean(unknown[0], about)}; {_known(about)}")
     if lengths is not None and MASK not in about:
         raise ValueError("--lengths is for runs on sequences of different lengths; leave it out")
     cond: dict[str, Any] = {}
@@ -78,7 +79,7 @@ def _values(words: Sequence[str], about: About) -> dict[str, str]:
         if not equals and len(names) == 1:
             name, value = names[0], word
         if name not in names or not value:
-            raise ValueError(f"--cond takes NAME=VALUE, got {word!r}{nearest(name, names)}; {_known(about)}")
+            raise ValueError(f"--cond takes NAME=VALUE, got {word!r}{did_you_mean(name, names)}; {_known(about)}")
         found[name] = value
     return found
 
@@ -93,18 +94,8 @@ def _column(name: str, text: str, one: Mapping[str, Any], count: int) -> Tensor:
         if len(row) != one["features"]:
             raise ValueError(f"the condition {name!r} has {one['features']} numbers, got {len(row)}")
         return row.expand(count, -1)
-    names, places = list(one.get("names") or []), []
-    for part in text.split(","):
-        places.append(names.index(part) if part in names else _number(name, part, one))
+    places = [class_number(part, one.get("classes"), one.get("names"), name) for part in text.split(",")]
     return torch.tensor(places)[torch.arange(count) % len(places)]
-
-
-def _number(name: str, part: str, one: Mapping[str, Any]) -> int:
-    names, classes = list(one.get("names") or []), one.get("classes")
-    if not part.isdigit() or (classes is not None and int(part) >= classes):
-        known = ", ".join(names) if names else f"the numbers 0 to {classes - 1}" if classes else "whole numbers"
-        raise ValueError(f"the condition {name!r} has no value {part!r}{nearest(part, names)}; there are {known}")
-    return int(part)
 
 
 def _fill(cond: dict[str, Any], about: About, null: Any, count: int) -> None:

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import tyro
 
+from .._hint import did_you_mean
 from ..bench import StepSettings, price_sampling, price_step, sampling_table, step_table
 from ..data import digits
 from ..recipes import build, recipe
 from ..training import load
 from ..training.run import pick_device
-from .words import at_least_one, nearest, parse
+from .words import at_least_one, parse
 
 
 @dataclass
@@ -50,7 +51,7 @@ def run(words: list[str]) -> int:
     if not words or words[0] not in kinds:
         if words and words[0] not in ("-h", "--help"):
             raise ValueError(
-                f"unknown benchmark {words[0]!r}{nearest(words[0], kinds)}; use bench step or bench sample"
+                f"unknown benchmark {words[0]!r}{did_you_mean(words[0], kinds)}; use bench step or bench sample"
             )
         print("usage: meanflow bench step --help     the price of a training step\n"
               "       meanflow bench sample --help   the price of sampling")  # fmt: skip

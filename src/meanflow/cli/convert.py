@@ -8,8 +8,9 @@ from typing import Any
 
 import tyro
 
+from .._hint import did_you_mean
 from ..convert import Converted, authors_jax, authors_torch, from_run, save_run
-from .words import nearest, parse
+from .words import parse
 
 
 @dataclass
@@ -79,7 +80,7 @@ def run(words: list[str]) -> int:
         print("\n".join(f"usage: meanflow convert {name} --help   {_first_line(kind)}" for name, kind in KINDS.items()))
         return 0
     if words[0] not in KINDS:
-        raise ValueError(f"unknown format {words[0]!r}{nearest(words[0], KINDS)}; known: {', '.join(KINDS)}")
+        raise ValueError(f"unknown format {words[0]!r}{did_you_mean(words[0], KINDS)}; known: {', '.join(KINDS)}")
     s = parse(KINDS[words[0]], words[1:], f"convert {words[0]}")
     if isinstance(s, FromJax):
         found = authors_jax.read(s.checkpoint, heads=s.heads, size=s.size, w=s.w, k=s.k, decay=s.decay)

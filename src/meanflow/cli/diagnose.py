@@ -9,10 +9,10 @@ from pathlib import Path
 import tyro
 
 from ..core.sampling import GuidedField
+from ..data.files import write_text
 from ..evaluation import OneCall, heat_map, one_call, save_picture
 from ..evaluation.one_call import drawn, planned_calls
 from ..training import load
-from ..training.checkpoint import write_text
 from ..training.run import pick_device
 from .words import at_least_one, numbers, parse
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import tyro
 
+from ..data.files import write_text
 from ..evaluation import Judge, protocol, protocol_for
 from ..training import load, posthoc_ema
-from ..training.checkpoint import write_text
 from ..training.posthoc import PosthocEMA, profile_error, write_average
 from ..training.profiles import check_length
 from ..training.run import pick_device, read_config

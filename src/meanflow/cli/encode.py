@@ -68,9 +68,7 @@ TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # what torchrun 
 def _look(images: Path, cache: LatentCache, vae: VAE) -> None:
     """What the autoencoder itself loses, as a number and as a picture: images above, what they decode to below."""
     x, y, psnr = round_trip(images, cache, vae)
-    # under torchrun more than one process may come here
-    aside = save_picture(picture(torch.cat([x, y]), len(x)), cache.root / f".reconstruction.{os.getpid()}.png")
-    where = aside.replace(cache.root / "reconstruction.png")
+    where = save_picture(picture(torch.cat([x, y]), len(x)), cache.root / "reconstruction.png")
     mean = sum(psnr) / len(psnr)
     print(f"reconstruction of {len(x)} images: PSNR {mean:.1f} dB ({min(psnr):.1f} to {max(psnr):.1f}) -> {where}")
     if mean < POOR:

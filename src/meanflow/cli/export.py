@@ -8,8 +8,8 @@ from typing import Literal
 
 import tyro
 
+from ..data.files import whole_folder
 from ..export import export
-from ..hub.folder import whole_folder
 from ..training import load
 from .words import floats, parse
 

@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from .._hint import did_you_mean
 from ..core.guidance import Guidance
 from ..recipes import FACTS, RECIPES, Recipe, cell, cells, changes, cost, expected, gpu_hours, leaves, option, recipe
 from ..recipes.paper import Facts
 from ..recipes.recipes import ABLATED
-from .words import nearest, parse, settings_text
+from .words import parse, settings_text
 
 GPUS = 8  # of a usual machine, for the memory that each needs
 
@@ -45,7 +46,7 @@ def run(words: list[str]) -> int:
         )
         return 0
     if words[0] != "show":
-        hint = nearest(words[0], ["show"])
+        hint = did_you_mean(words[0], ["show"])
         raise ValueError(f"use `meanflow recipes` or `meanflow recipes show NAME`, got {words[0]!r}{hint}")
     s = parse(Show, words[1:], "recipes show")
     found = recipe(s.name, s.variant, s.ablation)

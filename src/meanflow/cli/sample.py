@@ -13,7 +13,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from ..core.conditions import LABEL, MASK, NOISE, Cond, map_cond, take
+from ..core.conditions import LABEL, MASK, NOISE, Cond, class_number, map_cond, take
 from ..core.sampling import noise_from_seeds, sample
 from ..data import LatentContract, decode_as_configured, load_vae
 from ..evaluation.pictures import drawable, picture, save_picture, single
@@ -23,7 +23,7 @@ from ..training.parallel import World, joined
 from ..training.run import pick_device
 from .asking import asked, read_given
 from .times import auto_steps, auto_times
-from .words import at_least_one, floats, nearest, numbers, parse
+from .words import at_least_one, floats, numbers, parse
 
 TIMEOUT = 3600  # seconds that a process waits for the samples of another; our choice
 
@@ -209,24 +209,9 @@ def _chosen_classes(text: str | None, classes: int | None, names: Sequence[str] 
         if text is not None:
             raise ValueError("this run was trained without classes; leave --classes out")
         return None
-    chosen = _numbered(text, names) if text else list(range(classes))
-    wrong = [c for c in chosen if not 0 <= c < classes]
-    if wrong:
-        raise ValueError(f"this run has the classes 0 to {classes - 1}, got {wrong}")
-    return chosen
-
-
-def _numbered(text: str, names: Sequence[str] | None) -> list[int]:
-    """ "cat,3,5-7" as numbers; a name goes before a number that looks like it."""
-    found: list[int] = []
-    for part in text.split(","):
-        if names and part.strip() in names:
-            found.append(list(names).index(part.strip()))
-        elif names and not part.strip()[:1].isdigit():
-            known = ", ".join(names[:20])
-            raise ValueError(
-                f"there is no class {part.strip()!r}{nearest(part.strip(), names)}; the classes are {known}"
-            )
-        else:
-            found += numbers(part, "classes")
-    return found
+    if not text:
+        return list(range(classes))
+    asked: list[int | str] = []
+    for part in map(str.strip, text.split(",")):
+        asked += [part] if part in (names or ()) or not part[:1].isdigit() else numbers(part, "classes")
+    return [class_number(label, classes, names) for label in asked]

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ..core.sampling import GuidedField
+from ..data.files import write_text
 from ..evaluation import Schedule, search_times
 from ..evaluation.one_call import drawn
 from ..evaluation.schedule import most_calls, weights_hash
-from ..training.checkpoint import write_text
 
 FILE = "times.json"
 # Our choice: noise that nothing else here uses, enough rows that the mean distance is known to some per cent.

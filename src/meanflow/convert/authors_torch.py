@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.times import LogitNormal, Times
 from ..core.weighting import AdaptiveWeight
-from ..data.files import sync
+from ..data.files import whole_file
 from ..nets import UNet
 from ..nets.unet import Resampling
 from .folder import Converted, State, check_names, check_shapes
@@ -145,11 +145,8 @@ def write(converted: Converted, file: Path) -> Path:
         "epoch": converted.extra.get("epoch", converted.step * converted.batch // IMAGES),
         "args": argparse.Namespace(**(converted.extra.get("args") or _arguments(converted))),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.tmp")
-    torch.save(content, aside)
-    sync(aside)
-    aside.replace(file)
+    with whole_file(file) as aside:
+        torch.save(content, aside)
     return file
 
 

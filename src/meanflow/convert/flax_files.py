@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.files import sync
-from ..training.checkpoint import write_text
+from ..data.files import whole_folder
 
 Tree = dict[str, Any]
 FILE, METADATA = "checkpoint", "_METADATA"
@@ -42,13 +41,9 @@ def write_tree(tree: Tree, out: Path, step: int) -> Path:
     folder = out / f"checkpoint_{step}"
     if folder.exists():
         raise ValueError(f"{folder} exists already; choose another output folder")
-    aside = out / f".checkpoint_{step}.tmp"
-    aside.mkdir(parents=True, exist_ok=True)
-    file = aside / FILE
-    file.write_bytes(_msgpack().packb(_split(tree), default=_encoded, strict_types=True))
-    sync(file)
-    write_text(aside / METADATA, json.dumps({"tree_metadata": dict(_metadata(tree))}))
-    aside.replace(folder)
+    with whole_folder(folder) as aside:
+        (aside / FILE).write_bytes(_msgpack().packb(_split(tree), default=_encoded, strict_types=True))
+        (aside / METADATA).write_text(json.dumps({"tree_metadata": dict(_metadata(tree))}), encoding="utf-8")
     return folder
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, Union
 
 import torch
 from torch import Tensor
+
+from .._hint import did_you_mean
 
 Cond: TypeAlias = Union[Tensor, dict[str, "Cond"], None]
 # Entries of a condition that consists of several: a class label, and what an augmentation did to the sample; which of
@@ -53,6 +55,26 @@ def without_noise(cond: Cond) -> tuple[Cond, Tensor | None]:
         )
     rest: dict[str, Cond] = {key: value for key, value in cond.items() if key != NOISE}
     return (rest[LABEL] if rest.keys() == {LABEL} else rest or None), noise
+
+
+def class_number(
+    label: int | str, classes: int | None, names: Sequence[str] | None = None, title: str = "class"
+) -> int:
+    """The number of a class given by number or by name; a name goes before a number that looks like it.
+
+    classes: how many there are, None where nobody knows. title: what is chosen, for messages.
+    Raises ValueError with what there is.
+    """
+    names = list(names or ())
+    if label in names:
+        return names.index(str(label))
+    # isdecimal alone takes digits of all scripts
+    number = int(label) if isinstance(label, int) or (label.isascii() and label.isdecimal()) else -1
+    if number >= 0 and (classes is None or number < classes):
+        return number
+    known = ", ".join(names[:50]) or ("whole numbers" if classes is None else f"the numbers 0 to {classes - 1}")
+    hint = did_you_mean(label, names) if isinstance(label, str) else ""
+    raise ValueError(f"there is no {title} {label!r}{hint}; there are {known}")
 
 
 def take(cond: Cond, rows: slice | Tensor) -> Cond:

@@ -66,7 +66,7 @@ def sample(
     if guidance is not None and guidance != 1:
         net = GuidedField(net, guidance, null)
     with evaluating(net):
-        return integrate(net, noise, cond, times=_schedule(steps, times, len(noise)))
+        return integrate(net, noise, cond, times=schedule_of(steps, times, len(noise)))
 
 
 def noise_from_seeds(
@@ -141,7 +141,11 @@ class GuidedField(nn.Module):
         return self.scale * u_cond + (1 - self.scale) * u_null
 
 
-def _schedule(steps: int | None, times: Sequence[float] | Tensor | None, batch: int) -> Tensor:
+def schedule_of(steps: int | None, times: Sequence[float] | Tensor | None, batch: int) -> Tensor:
+    """The times of `sample` [n + 1], or [n + 1, B], from 1 or below down to 0 or above, in float64.
+
+    Raises ValueError for both steps and times, and for times that do not decrease or lie outside of [0, 1].
+    """
     if times is None:
         n = 1 if steps is None else steps
         if n < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import shlex
 import sys
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from . import fingerprint
 from .crop import ADM_CENTRE
 from .errors import DataError
+from .files import write_text
 from .images import Bytes
 from .latent_cache import LatentCache
 from .latent_shards import (
@@ -39,7 +41,6 @@ from .latent_shards import (
     read_json,
     read_part,
     shard_path,
-    write_json,
     write_shard,
 )
 from .latents import LatentContract
@@ -148,7 +149,7 @@ class _Job:
             strange = [p.name for p in self.out.iterdir() if p.name[0] != "." and p.name not in (PLAN, SHARDS, HEADER)]
             if strange:
                 raise DataError(f"{self.out}: is not empty ({strange[0]}) and holds no latents; choose another folder")
-            write_json(file, plan)
+            self._write(file, plan)
         saved = read_json(file)
         differ = [key for key in IDENTITY if saved.get(key) != plan[key]]
         if differ:
@@ -159,11 +160,7 @@ class _Job:
             )
 
     def missing(self, numbers: Sequence[int]) -> list[int]:
-        """Those of these shards that are not there, whole; what a killed process left of them is removed."""
-        mine = {f"{number:06d}" for number in numbers}
-        for left in (self.out / SHARDS).glob(".*.tmp"):
-            if left.name.split(".")[1] in mine:
-                left.unlink()
+        """Those of these shards that are not there, whole."""
         whole = self.pool.map(lambda number: is_whole(self.out, number), numbers)
         return [number for number, done in zip(numbers, whole, strict=True) if not done]
 
@@ -183,8 +180,12 @@ class _Job:
         parts = [read_part(self.out, number) for number in range(self.shards)]
         if not all(part and file_size(shard_path(self.out, n)) == part.size for n, part in enumerate(parts)):
             return None
-        write_json(self.out / HEADER, self._header([part for part in parts if part]))
+        self._write(self.out / HEADER, self._header([part for part in parts if part]))
         return LatentCache(self.out)
+
+    def _write(self, file: Path, content: dict[str, Any]) -> None:
+        # every process of torchrun may come here at the same moment
+        write_text(file, json.dumps(content, indent=1), shared=True)
 
     def _plan(self) -> dict[str, Any]:
         sizes = self.pool.map(self.squares.file_bytes, range(len(self.squares)))

@@ -1,9 +1,11 @@
 """Small helpers for files and archives."""
 
 import os
+import shutil
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,11 +55,55 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
+@contextmanager
+def whole_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """A name to write to that becomes `path` when all went well, synced, and leaves nothing when not.
+
+    shared: several processes may write this file at the same moment, so each writes under a name of its own.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path, shared)
+    try:
+        yield aside
+        sync(aside)
+        os.replace(aside, path)
+        sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path, *, replace: bool = False, shared: bool = False) -> Iterator[Path]:
+    """A folder to fill that becomes `path` when all went well, synced, and leaves nothing when not.
+
+    replace: what is there already goes. Otherwise raises ValueError where something is, other than an empty folder.
+    shared: as of `whole_file`.
+    """
+    if not path.name:
+        raise ValueError(f"{path} names no folder to write; choose a new name")
+    if not replace and os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is there already and not empty; choose another name, or remove it")
+    aside = _aside(path, shared)
+    shutil.rmtree(aside, ignore_errors=True)  # left by a killed process
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for part in aside.rglob("*"):
+            sync(part)
+        sync(aside)
+        shutil.rmtree(path, ignore_errors=True)
+        os.rename(aside, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(path: Path, shared: bool) -> Path:
+    # the suffix stays last, because some writers go by it
+    return path.with_name(f".{path.stem}{f'.{os.getpid()}' if shared else ''}.tmp{path.suffix}")
+
+
+def write_text(path: Path, text: str, *, shared: bool = False) -> None:
     """Replace a file by new text, whole or not at all."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    with whole_file(path, shared=shared) as aside:
+        aside.write_text(text, encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import DataError
-from .files import sync
+from .files import whole_file, write_text
 
 HEADER, PLAN, SHARDS = "latents.json", "plan.json", "shards"
 FORMAT = 1
@@ -91,15 +90,13 @@ def shard_path(root: Path, number: int) -> Path:
 def write_shard(root: Path, number: int, tensors: dict[str, Tensor], skipped: list[str]) -> Part:
     """Write a shard and then its index, each whole or not at all; raises OSError saying what to do."""
     path = shard_path(root, number)
-    aside, moments = _aside(path), Moments.of(tensors["mean"], tensors.get("std"))
+    moments = Moments.of(tensors["mean"], tensors.get("std"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, aside)
-        part = Part(len(tensors["mean"]), aside.stat().st_size, sha256(aside), tuple(skipped), moments)
-        _into_place(aside, path)
-        write_json(path.with_suffix(".json"), part.to_dict())
+        with whole_file(path) as aside:
+            save_file(tensors, aside)
+            part = Part(len(tensors["mean"]), aside.stat().st_size, sha256(aside), tuple(skipped), moments)
+        write_text(path.with_suffix(".json"), json.dumps(part.to_dict(), indent=1))
     except (OSError, SafetensorError) as error:
-        aside.unlink(missing_ok=True)
         raise OSError(
             f"could not write {path}: {error}. The shards before it are whole; free some space and give the same "
             f"command again"
@@ -157,25 +154,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a file by JSON, whole or not at all."""
-    aside = _aside(path)
-    aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    _into_place(aside, path)
-
-
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _aside(path: Path) -> Path:
-    # several processes may write the header at the same moment, so each has a name of its own
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _into_place(aside: Path, path: Path) -> None:
-    """Synced to disk before the name points to it."""
-    sync(aside)
-    os.replace(aside, path)
-    sync(path.parent)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from .array_files import arrays
 from .attributes import Conditions, from_columns
 from .dataset import Dataset
 from .errors import DataError
-from .files import sync
+from .files import whole_file, whole_folder
 from .fingerprint import leaves
 from .streams import Stream
 from .tensors import Tensors
@@ -58,17 +58,8 @@ def prepare(
         raise DataError(f"{out} exists already; choose another name, or remove it")
     if out.suffix.lower() in (".npy", ".npz"):
         return _prepare_file(data, out, workers, progress)
-    aside = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with whole_folder(out) as aside:
         _write(data, aside, workers, progress)
-        sync(aside)
-        os.rename(aside, out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    sync(out.absolute().parent)
     return out
 
 
@@ -81,21 +72,16 @@ def _prepare_file(data: Dataset, out: Path, workers: int, progress: Callable[[in
             f"{out}: {source} has conditions, and such a file holds {wanted}; write a folder, or "
             f"{'an .npz, or ' if isinstance(cond, Tensor) else ''}leave them out with cond='none' (--cond none)"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
     folder = out.with_name(f".{out.name}.parts.tmp")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     try:
-        _write(data, folder, workers, progress)
-        _join(folder, aside, out.suffix.lower())
-        _check_shape(aside, data, out)
-        sync(aside)
-        os.rename(aside, out)
+        with whole_file(out) as aside:
+            _write(data, folder, workers, progress)
+            _join(folder, aside, out.suffix.lower())
+            _check_shape(aside, data, out)
     finally:
-        aside.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-    sync(out.absolute().parent)
     return out
 
 
@@ -172,7 +158,6 @@ def _write(data: Dataset, folder: Path, workers: int, progress: Callable[[int], 
                 files = [opened.enter_context(open(folder / names[path], "wb")) for path, _ in found]
                 for file, (_, rows) in zip(files, found, strict=True):
                     _begin(file, rows, len(data))
-                    opened.callback(_sync_file, file)
             for file, (_, rows) in zip(files, found, strict=True):
                 file.write(np.ascontiguousarray(rows.numpy()).data)
             if progress is not None:
@@ -200,9 +185,7 @@ def _write_header(data: Dataset, folder: Path, x: str, cond: Any) -> None:
         "class_names": None if data.class_names is None else list(data.class_names),
         "made_from": data.description(),
     }
-    with open(folder / HEADER, "w", encoding="utf-8") as file:
-        json.dump(header, file, indent=1)
-        _sync_file(file)
+    (folder / HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
 
 
 def _file_name(path: str, cond: Cond, number: int) -> str:
@@ -246,8 +229,3 @@ def _selected(tree: Any, names: Any, cond: str, length: int, folder: Path) -> Co
     """Those of the stored conditions that `cond` names."""
     columns = tree if isinstance(tree, dict) else {} if tree is None else {"label": tree}
     return from_columns(columns, length, str(folder), cond, {"label": names} if names else None)
-
-
-def _sync_file(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -17,7 +17,7 @@ from ..core.masks import mask_from_lengths
 from . import fingerprint
 from .conditions import check_classes, check_cond, is_labels
 from .errors import DataError
-from .files import sync
+from .files import whole_file
 from .rows import as_rows
 from .values import check_floats
 
@@ -106,10 +106,8 @@ def save_sequences(path: str | Path, items: Sequence[Any], labels: object = None
     if labels is not None:
         arrays["labels"] = np.asarray(labels)
     path = Path(path)
-    aside = path.with_name(f".{path.name}.tmp.npz")
-    np.savez(aside, **arrays)  # type: ignore[arg-type]
-    sync(aside)
-    aside.replace(path)
+    with whole_file(path) as aside, open(aside, "wb") as file:  # given a name, numpy may add .npz to it
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return path
 
 

@@ -1,6 +1,5 @@
 """One function that opens whatever the user named."""
 
-import difflib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset
 
+from .._hint import did_you_mean
 from .array_files import arrays
 from .arrow_images import arrow, is_saved, parquet, parquet_paths, saved
 from .cifar import cifar, is_cifar
@@ -185,9 +185,7 @@ def _check_options(data: Dataset, options: ImageOptions) -> None:
 def _unknown(source: str, path: Path) -> str:
     if path.exists():
         return f"{source}: is none of the known kinds ({KINDS}); unpack or convert it first"
-    close = difflib.get_close_matches(source.lower(), NAMES, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "check the path"
     return (
         f"{source}: there is no data set of this name (known: {', '.join(NAMES)}), and no folder and no "
-        f"file at {path.absolute()}; {hint}"
+        f"file at {path.absolute()}{did_you_mean(source.lower(), NAMES, '; check the path')}"
     )

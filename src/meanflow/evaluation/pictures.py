@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.files import whole_file
+
 
 def as_bytes(x: Tensor) -> Tensor:
     """Images in [-1, 1] as uint8, rounded to the nearest value, out-of-range values clipped."""
@@ -52,10 +54,8 @@ def single(x: Tensor) -> Image.Image:
 
 def save_picture(image: Image.Image, path: Path) -> Path:
     """Write a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    image.save(aside, format="PNG")
-    aside.replace(path)
+    with whole_file(path, shared=True) as aside:
+        image.save(aside, format="PNG")
     return path
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from .._hint import did_you_mean
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Of pt_inception-2015-12-05-6726825d.pth (github.com/mseitzer/pytorch-fid); the first eight digits are in its name."""
@@ -207,9 +208,8 @@ def protocol(name: str) -> Protocol:
     """The built-in protocol of this name; ValueError that names the nearest one."""
     if name in PROTOCOLS:
         return PROTOCOLS[name]
-    close = difflib.get_close_matches(name.lower(), PROTOCOLS, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}?" if close else "choose one of them"
-    raise ValueError(f"there is no protocol {name!r} (known: {', '.join(PROTOCOLS)}); {hint}")
+    hint = did_you_mean(name.lower(), PROTOCOLS, "; choose one of them")
+    raise ValueError(f"there is no protocol {name!r} (known: {', '.join(PROTOCOLS)}){hint}")
 
 
 def protocol_for(source: str | Mapping[str, Any]) -> Protocol:

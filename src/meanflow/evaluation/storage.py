@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import warnings
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..data.files import sync
+from ..data.files import whole_file
 
 FOLDER = "MEANFLOW_CACHE"
 """Environment variable that moves the cache folder."""
@@ -48,16 +47,11 @@ def hash_tensors(tensors: dict[str, Tensor]) -> str:
 def keep(kind: str, about: dict[str, Any], tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
     """Write tensors under the key of their description, whole or not at all; a folder that cannot be is warned of."""
     path = _path(kind, about)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     head = {"about": json.dumps(about), "extra": json.dumps(extra), "sha256": hash_tensors(tensors)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata=head)
-        sync(aside)
-        os.replace(aside, path)
+        with whole_file(path, shared=True) as aside:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata=head)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            aside.unlink()
         warnings.warn(
             f"{path} cannot be written ({error}), so this is computed anew each time; "
             f"set {FOLDER} to a folder with room",

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core.sampling import GuidedField, _schedule
+from ..core.sampling import GuidedField, schedule_of
 from ..data import VAE, LatentContract
 from ..training import load
 from ..training.run import class_names, read_config
@@ -72,7 +72,7 @@ def export(
     node that differs. Raises ValueError for a wrong name, for guiding twice, and where a package is missing.
     """
     out = _checked(Path(out))
-    schedule = [float(t) for t in _schedule(steps, None if times is None else list(times), 1)]
+    schedule = [float(t) for t in schedule_of(steps, None if times is None else list(times), 1)]
     subject = _subject(run, weights, guidance, ema, raw, net, cond, class_names, licence)
     after, shape = _after(run, subject, decode, vae, uint8)
     program = Sampler(Field(subject.net, getattr(subject.net, "null", None)), schedule, after)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from ..data.files import sync
+from ..data.files import whole_file
 from .checking import BATCHES, ExportError, Inputs, agree, as_arrays, first_of, onnx_values, values_of
 
 KEY = "meanflow"  # of the metadata in a file
@@ -35,20 +34,12 @@ def write(out: Path, module: nn.Module, draw: Draw, output: str, about: dict[str
     """
     for name in ("onnx", "onnxscript", "onnxruntime") if out.suffix == ".onnx" else ():
         needed(name)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
     module.eval().requires_grad_(False)
-    try:
+    with whole_file(out) as aside:
         with _quiet():
             program = exported(module, draw(EXAMPLE))
             verify = (_write_onnx if out.suffix == ".onnx" else _write_pt2)(aside, program, draw, output, about)
-        found = verify(module, (draw(batch) for batch in BATCHES))
-        sync(aside)
-        os.replace(aside, out)
-        sync(out.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-    return found
+        return verify(module, (draw(batch) for batch in BATCHES))
 
 
 Verify = Callable[[nn.Module, Iterator[Inputs]], dict[int, float]]

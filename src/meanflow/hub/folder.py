@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..core.sampling import noise_from_seeds, sample
-from ..data.files import sync
+from ..data.files import whole_folder
 from ..evaluation.pictures import drawable, picture, save_picture
 from ..training import load
 from ..training.published import MODEL, find
@@ -44,25 +40,6 @@ def write_folder(
     with whole_folder(out) as aside:
         _fill(aside, find(run), name, licence, ema, raw, vae, diffusers)
     return out
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `out` when all went well and leaves nothing when not; ValueError where one is."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there already and not empty; choose another folder, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    try:
-        yield aside
-        for file in aside.rglob("*"):
-            sync(file)
-        aside.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _fill(

@@ -7,13 +7,12 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .._hint import did_you_mean
 from .trouble import told
 
 
@@ -43,7 +42,7 @@ def named(target: str) -> Code:
         raise ValueError(f"name your own code as PATH.py:NAME or module:NAME, e.g. net.py:build, got {target!r}")
     module = _file(Path(where)) if where.endswith(".py") else _module(where)
     if not hasattr(module, name):
-        raise ValueError(f"{where} has no {name}{_nearest(name, _public(module))}")
+        raise ValueError(f"{where} has no {name}{did_you_mean(name, _public(module))}")
     path = Path(module.__file__ or "")
     return Code(target, name, path, _sha256(path.read_bytes()), getattr(module, name))
 
@@ -60,7 +59,7 @@ def code_of(kind: type) -> dict[str, str] | None:
 def _file(path: Path) -> ModuleType:
     if not path.is_file():
         beside = path.parent.glob("*.py") if path.parent.is_dir() else []
-        raise ValueError(f"there is no file {path}{_nearest(path.name, (p.name for p in beside))}")
+        raise ValueError(f"there is no file {path}{did_you_mean(path.name, (p.name for p in beside))}")
     path = path.resolve()
     # The text is in the name: a file that names both network and data is executed once, a changed one again.
     name = f"_meanflow_own_{path.stem}_{_sha256(str(path).encode() + path.read_bytes())[:12]}"
@@ -105,11 +104,6 @@ def _search(folder: Path) -> None:
 
 def _public(module: ModuleType) -> list[str]:
     return [name for name in vars(module) if not name.startswith("_")]
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _sha256(data: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from ..data import Dataset, open_data
+from ..data.files import whole_folder
 from ..export import export_decoder, export_field
 from ..export.export import Weights
 from ..training.run import read_config
@@ -61,10 +61,8 @@ def page(
     files = find_runtime(runtime)
     known = open_data(data) if data is not None else data_of(config)
     names = class_names or (known.class_names if known is not None else None)
-    aside = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        (aside / "runtime").mkdir(parents=True)
+    with whole_folder(out, replace=True) as aside:
+        (aside / "runtime").mkdir()
         done = export_field(run, aside / "field.onnx", weights=weights, ema=ema, class_names=names, licence=licence)
         if "condition" in done.about["inputs"]:
             raise ValueError("pages show class labels only, and this run was trained with condition vectors")
@@ -76,10 +74,6 @@ def page(
         if len(shape) == 1:
             about |= _plane(known)
         (aside / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return Page(out, sum(f.stat().st_size for f in out.rglob("*") if f.is_file()), max(done.differences.values()))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -13,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ..data.files import write_text
+from ..data.files import whole_folder
 from ..evaluation.storage import cache_folder
 
 VERSION = "1.30.0"
@@ -110,13 +109,10 @@ def _from_tarball(file: Path, cache: Path) -> None:
 
 def _pack(read: Callable[[str], bytes], cache: Path) -> None:
     """Fill the cache, whole or not at all."""
-    aside = cache.with_name(f".{cache.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for name in FILES:
-        content = read(name)
-        # mtime 0, so that equal pages are equal byte for byte
-        (aside / packed(name)).write_bytes(gzip.compress(content, 9, mtime=0) if name.endswith(".wasm") else content)
-    write_text(aside / "NOTICE.txt", NOTICE)
-    shutil.rmtree(cache, ignore_errors=True)
-    os.replace(aside, cache)
+    with whole_folder(cache, replace=True, shared=True) as aside:
+        for name in FILES:
+            content = read(name)
+            # mtime 0, so that equal pages are equal byte for byte
+            content = gzip.compress(content, 9, mtime=0) if name.endswith(".wasm") else content
+            (aside / packed(name)).write_bytes(content)
+        (aside / "NOTICE.txt").write_text(NOTICE, encoding="utf-8")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
+from .._hint import did_you_mean
 from ..core.guidance import Guidance
 from .ablations.table1 import TABLES, Table, Value
 from .config import ObjectiveSettings, Recipe
@@ -59,18 +59,14 @@ def cell(name: str) -> Cell:
     letter, _, value = name.partition(":")
     wanted = f"{letter.strip().lower()}:{_short(value)}"
     if wanted not in cells():
-        raise ValueError(f"there is no ablation {name!r}{_nearest(wanted)}; there are\n  " + "\n  ".join(_listed()))
+        known = "\n  ".join(_listed())
+        raise ValueError(f"there is no ablation {name!r}{did_you_mean(wanted, cells())}; there are\n  {known}")
     return cells()[wanted]
 
 
 def _short(label: str) -> str:
     """ "25 %" as 25, "(v,0,1)" as v,0,1, "p = 0.5" as p=0.5: what needs no quoting in a shell."""
     return re.sub(r"[()]+", ",", re.sub(r"[\s%]", "", label)).strip(",")
-
-
-def _nearest(wanted: str) -> str:
-    near = get_close_matches(wanted, cells(), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _listed() -> list[str]:

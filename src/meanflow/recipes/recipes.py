@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 
+from .._hint import did_you_mean
 from ..core.conditions import MASK
 from ..core.guidance import Guidance
 from ..core.weighting import AdaptiveWeight
@@ -112,9 +112,8 @@ def recipe(name: str, variant: str | None = None, ablation: str | None = None) -
     Raises ValueError with the nearest name for an unknown one, and with what there is for the others.
     """
     if name not in RECIPES:
-        near = get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `meanflow recipes`."
-        raise ValueError(f"unknown recipe {name!r}; {hint} Known: {', '.join(RECIPES)}")
+        hint = did_you_mean(name, RECIPES, "; see `meanflow recipes`.")
+        raise ValueError(f"unknown recipe {name!r}{hint} Known: {', '.join(RECIPES)}")
     found = RECIPES[name](*([] if variant is None else [_checked(name, variant)]))
     if ablation is None:
         return found

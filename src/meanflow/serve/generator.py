@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.conditions import LABEL
+from ..core.conditions import LABEL, class_number
 from ..core.sampling import noise_from_seeds, sample
 from ..evaluation.pictures import drawable
 from ..training import load
@@ -70,13 +70,7 @@ class Generator:
         """Number of a class given by number or name; raises ValueError with what there is."""
         if self.classes is None:
             raise ValueError("this run was trained without classes; leave labels out")
-        if isinstance(label, str):
-            if label not in self.class_names:
-                raise ValueError(f"there is no class {label!r}; there are {', '.join(self.class_names[:50])}")
-            return self.class_names.index(label)
-        if not 0 <= label < self.classes:
-            raise ValueError(f"classes go from 0 to {self.classes - 1}, got {label}")
-        return label
+        return class_number(label, self.classes, self.class_names)
 
     def draw(
         self, seeds: Sequence[int], labels: Sequence[int] | None, times: Sequence[float], guidance: float | None

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.files import sync, write_text
+from ..data.files import whole_folder
 
 Files = dict[str, dict[str, Tensor]]
 STATE = "state.json"
@@ -32,30 +32,22 @@ def save(folder: Path, name: str, files: Files, state: dict[str, Any], keep: int
     Written under another name, synced, then renamed: whatever happens, the ones before stay whole. A state with
     "milestone" true is kept for ever.
     """
-    aside = folder / f".{name}.tmp"
+    target, sums = folder / name, {}
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        sums = {}
-        for file, tensors in files.items():
-            path = aside / file
-            save_file(_unshared(tensors), path)
-            sync(path)
-            sums[file] = _sha256(path)
-        about = {**state, "sha256": sums}
-        write_text(aside / STATE, json.dumps({**about, "checksum": _sum_of(about)}, indent=1))
-        sync(aside)
-        target = folder / name
         # One of this name can only be a damaged one that the run did not go on from.
-        shutil.rmtree(target, ignore_errors=True)
-        os.rename(aside, target)
+        with whole_folder(target, replace=True) as aside:
+            for file, tensors in files.items():
+                path = aside / file
+                save_file(_unshared(tensors), path)
+                sums[file] = _sha256(path)
+            about = {**state, "sha256": sums}
+            text = json.dumps({**about, "checksum": _sum_of(about)}, indent=1)
+            (aside / STATE).write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(
             f"could not save checkpoint {folder / name}: {error}. The checkpoints before it are untouched; "
             "free some space and give the same command again to go on from the newest"
         ) from error
-    sync(folder)
     _prune(folder, name, keep)
     return target
 

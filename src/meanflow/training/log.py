@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import write_text
+from ..data.files import write_text
 from .loggers import Logger, open_loggers
 from .parallel import World
 from .settings import Training

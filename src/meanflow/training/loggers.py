@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from .checkpoint import write_text
+from ..data.files import write_text
 
 Record = dict[str, float]
 

@@ -16,10 +16,11 @@ import torch
 
 from ..core.conditions import MASK, NOISE, OBSERVATION, shown
 from ..data import Dataset, EDMAugment, batches, check_scale, open_data
+from ..data.files import write_text
 from ..data.prefetch import Batch, numbers
 from ..objectives import Objective, check_network
 from .blocks import recomputing
-from .checkpoint import CheckpointError, forget_unfinished, write_text
+from .checkpoint import CheckpointError, forget_unfinished
 from .diagnosis import diagnose
 from .ema import EMA
 from .grids import save_grid

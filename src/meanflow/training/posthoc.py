@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..data.files import sync
+from ..data.files import whole_file
 from . import checkpoint
 from .checkpoint import CheckpointError
 from .profiles import Fit, Profile, check_length, solve
@@ -139,10 +139,7 @@ def _combined(kept: Sequence[Kept], fit: Fit) -> dict[str, Tensor]:
 
 def write_average(found: PosthocEMA, file: Path) -> Path:
     """Write a rebuilt average as safetensors, whole or not at all, with length, images and error as its metadata."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.tmp")
     about = {"sigma_rel": f"{found.sigma:g}", "images": str(found.images), "profile_error": f"{found.error:.6g}"}
-    save_file(found.state, aside, metadata=about)
-    sync(aside)
-    aside.replace(file)
+    with whole_file(file) as aside:
+        save_file(found.state, aside, metadata=about)
     return file

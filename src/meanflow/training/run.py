@@ -23,12 +23,13 @@ from ..core.guidance import Guidance
 from ..core.sampling import EulerField
 from ..core.source import NAMED_SOURCES
 from ..data import DataError, Dataset, LatentContract, conditions_of
+from ..data.files import write_text
 from ..nets import NETS, build
 from ..objectives import Objective
 from ..objectives.base import plain
 from ..own import code_of, named, network
 from . import checkpoint, published
-from .checkpoint import CheckpointError, write_text
+from .checkpoint import CheckpointError
 from .parallel import local_rank
 from .posthoc import posthoc_ema
 from .settings import FREE, Training

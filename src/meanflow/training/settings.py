@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, Literal
 
+from .._hint import did_you_mean
 from .profiles import check_length
 
 # Of a run, unless said otherwise; our choice. From two averages kept at so many times, lengths from 0.04 to 0.15 come
@@ -151,8 +151,7 @@ def settings(given: Training | None, options: dict[str, Any]) -> Training:
     names = [f.name for f in fields(Training)]
     for name in options:
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; options are {', '.join(names)}"
+            hint = did_you_mean(name, names, f"; options are {', '.join(names)}")
             raise TypeError(f"unknown training option {name!r}{hint}")
     base = {n: getattr(given, n) for n in names} if given else {}
     return Training(**{**base, **options})

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
+from ...data.files import write_text
 from ...evaluation.judge import draw
 from ...training import fit, load
-from ...training.checkpoint import write_text
 from ..config import Recipe, build
 from .subjects import Subject, open_subject
 from .table1 import Table, names
