@@ -178,6 +178,7 @@ def test_dry_run_prints_the_cost_and_writes_nothing(tmp_path):
         (["train", "digits", "--recipe", "digit"], "did you mean digits?"),
         (["train", "digits", "--net.widht", "3"], "--net.width"),
         (["train", "digits", "--images", "many"], "many"),
+        (["sample", "runs/digits", "--out", ""], "given an empty word"),
         (["train", "digots"], "did you mean digits"),
         (["train", "no-such-folder"], "no folder and no file"),
         (["train", "empty"], "empty"),

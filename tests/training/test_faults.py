@@ -1,5 +1,6 @@
 """What breaks while training: each fault is made for real, is said, and the run goes on from a whole state."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -407,24 +408,45 @@ def test_killed_at_random_moments_and_in_saves_every_continuation_is_bit_equal()
     assert found["kills"] == found["bit_equal"] == 2 and found["lost_checkpoints"] == 0
 
 
-def test_when_one_process_dies_the_other_stops_with_a_message(tmp_path):
+@contextlib.contextmanager
+def two_processes(folder):
+    """A run of two processes that has saved once: torchrun's process, and those of the ranks by number."""
     words = ["--net.width", "32", "--net.depth", "1", "--net.heads", "4", "--net.patch", "4", "--batch", "64"]
-    words += ["--images", "640000", "--save-every", "640", "--out", str(tmp_path / "run")]
+    words += ["--images", "640000", "--save-every", "640", "--out", str(folder / "run")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    with open(tmp_path / "log", "w") as log:
+    with open(folder / "log", "w") as log:
         run = subprocess.Popen([*command, "-m", "meanflow.cli", "train", "digits", *words], stdout=log, stderr=log)
-        while not list(tmp_path.glob("run/checkpoints/0*")):
-            assert run.poll() is None, (tmp_path / "log").read_text()
+        while not list(folder.glob("run/checkpoints/0*")):
+            assert run.poll() is None, (folder / "log").read_text()
             time.sleep(0.05)
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
         if not children.exists():
             run.terminate()
             pytest.skip("this system does not list the children of a process")
         pids = [int(pid) for pid in children.read_text().split()]
-        ranks = {pid: dict(_environment(pid)).get("RANK") for pid in pids}
-        os.kill(next(pid for pid, rank in ranks.items() if rank == "1"), signal.SIGKILL)
+        yield run, {dict(_environment(pid)).get("RANK"): pid for pid in pids}
+
+
+def test_when_one_process_dies_the_other_stops_with_a_message(tmp_path):
+    with two_processes(tmp_path) as (run, ranks):
+        os.kill(ranks["1"], signal.SIGKILL)
         assert run.wait(timeout=60) == 1
     assert "another process of this run is gone or silent" in (tmp_path / "log").read_text()
+    assert mf.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("told", ["all", "1"])
+def test_sigterm_to_all_or_one_of_two_processes_saves_the_step_that_both_have_done(told, tmp_path):
+    """Pre-emption tells torchrun, which tells its processes; a signal that only one gets stops both all the same."""
+    with two_processes(tmp_path) as (run, ranks):
+        os.kill(run.pid if told == "all" else ranks[told], signal.SIGTERM)
+        assert run.wait(timeout=60) != 0
+    text = (tmp_path / "log").read_text()
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    newest = checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    assert "stopped by SIGTERM" in text and "is gone or silent" not in text, text
+    assert 0 < int(newest.name) < 640000 and int(newest.name) % 64 == 0
+    assert all(step["images"] <= int(newest.name) for step in steps)
     assert mf.load(tmp_path / "run")
 
 

@@ -12,6 +12,8 @@ MOST = 10_000_000  # numbers in a list such as that of seeds; our choice
 
 def parse(kind: Any, words: list[str], command: str, default: Any = None) -> Any:
     """Parse words into a dataclass; tyro itself explains wrong options and exits with 2."""
+    if "" in words:  # it would name the present folder
+        raise ValueError(f"meanflow {command} was given an empty word, perhaps a variable that is not set")
     given = {} if default is None else {"default": default}
     return tyro.cli(kind, args=words, prog=f"meanflow {command}", config=(tyro.conf.FlagCreatePairsOff,), **given)
 
