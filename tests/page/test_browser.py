@@ -10,8 +10,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import meanflow as mf
+from autoencoders import tiny_vae
+from meanflow.data import load_vae
+from meanflow.data.encode import Encoding, encode
 from meanflow.evaluation.pictures import to_uint8
 from meanflow.evaluation.storage import cache_folder
 from meanflow.page import find_runtime, page
@@ -226,6 +230,30 @@ def test_the_plane_shows_the_field_and_jumps(browser, tmp_path, runtime, plain_s
     assert "One call took 400 points from time 1 to 0.5" in tab.inner_text("#told")
     tab.locator("#t").fill("0.2")
     assert tab.input_value("#r") == "0.2"  # r never exceeds t
+    assert not tab.wrong, tab.wrong
+    tab.context.close()
+
+
+def test_latents_are_decoded_in_the_browser(browser, tmp_path, runtime, plain_server):
+    folder = tmp_path / "pets" / "one"
+    folder.mkdir(parents=True)
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    encode(
+        tmp_path / "pets", tmp_path / "latents", load_vae(tiny_vae(tmp_path / "vae")), Encoding(32, scale="measured")
+    )
+    net = shaken(mf.nets.DiT((4, 4, 4), patch=2, width=16, depth=1, heads=2, classes=1))
+    mf.fit(mf.MeanFlow(net), str(tmp_path / "latents"), out=tmp_path / "run", images=8, batch=8, lr=1e-4)
+    made = page(tmp_path / "run", tmp_path / "page", runtime=runtime, webgpu=False)
+    tab = opened(browser, plain_server(made.folder))
+    tab.fill("#seed", "3")
+    tab.wait_for_selector('#calls-2[data-of="0,3"]')
+    got = np.array(tab.evaluate(PIXELS, "calls-2")).reshape(32, 32, 4)[..., :3]
+    loaded = mf.load(tmp_path / "run")
+    z = mf.sample(loaded, mf.noise_from_seeds([3], loaded.shape), torch.tensor([0]), steps=2)
+    wanted = to_uint8(loaded.latents.decode(z))[0].permute(1, 2, 0).numpy().astype(int)
+    assert wanted.std() > 5 and np.abs(got - wanted).max() <= 2
     assert not tab.wrong, tab.wrong
     tab.context.close()
 
