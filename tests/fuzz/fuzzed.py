@@ -169,8 +169,10 @@ def harm(before: Tree, after: Tree, outcome: Outcome, may_write: Iterable[str] =
         return [f"exit code {outcome.code}, but files were written: {new + touched}"] if new or touched else []
     left = [n for n in new if re.search(r"(^|/)\.[^/]*tmp", n)]
     found = [f"unfinished files were left: {left}"] if left else []
-    # what lies inside of what was named, and new folders that lead there
-    named = [n for n in new + touched for w in may_write if f"{n}/".startswith(f"{w}/") or w.startswith(f"{n}/")]
+    # what lies inside of what was named or has an ending more, and new folders that lead there
+    named = [
+        n for n in new + touched for w in may_write if n.startswith((f"{w}/", f"{w}.")) or f"{w}/".startswith(f"{n}/")
+    ]
     others = [n for n in new + touched if n not in named]
     return found + ([f"files outside of what was named were written: {others}"] if others else [])
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -111,9 +112,10 @@ def change_tensor(folder: Path, name: str, which: int, how: str) -> None:
             "empty": value.new_empty(0),
         }[how]
     save_file(held, file)
-    about = json.loads(state.read_text())
-    about["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    sign(state, about)
+    with suppress(ValueError, LookupError, TypeError):  # an earlier change has left nothing that could be signed
+        about = json.loads(state.read_text())
+        about["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        sign(state, about)
 
 
 def apply(folder: Path, changes) -> None:

@@ -14,6 +14,7 @@ from .._hint import did_you_mean
 from ..core.conditions import KEPT, LABEL, MASK, NOISE, OBSERVATION, Cond, class_number
 from ..core.masks import mask_from_lengths
 from ..data.described import VECTOR
+from ..data.files import read_npz
 from .words import floats, numbers
 
 About = Mapping[str, Mapping[str, Any]]
@@ -25,11 +26,7 @@ def read_given(file: Path | None) -> dict[str, Tensor]:
         return {}
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}; --given takes an .npz with an array for each condition")
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            found = {key: torch.from_numpy(np.ascontiguousarray(stored[key])) for key in stored.files}
-    except Exception as error:  # numpy, zipfile and zlib raise what they like; a .npy has no files
-        raise ValueError(f"{file} cannot be read as an .npz of plain numbers: {error}") from error
+    found = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in read_npz(file).items()}
     if not found or len({len(x) if x.ndim else 0 for x in found.values()} - {0}) != 1:
         raise ValueError(f"{file} must hold arrays with one row a sample, all of them as many; it has {_shapes(found)}")
     return {key: x.float() if x.is_floating_point() else x for key, x in found.items()}

@@ -28,11 +28,13 @@ def run(words: list[str]) -> int:
         raise ValueError("name at least two runs, e.g. meanflow compare runs/digits runs/digits-unguided")
     if s.protocol == NONE:
         raise ValueError("without a protocol there is nothing to compare; name one, or leave --protocol out")
+    if s.resamples == 0:
+        raise ValueError("a comparison is made by bootstrap; --resamples must be at least 1 here")
     with joined(TIMEOUT) as world:
         with guards_told():
             bench = Bench(s, "compare", world)
             rows = [row for path in s.runs for row in bench.rows(path)]
-        found = compare(rows, resamples=s.resamples or RESAMPLES)
+        found = compare(rows, resamples=RESAMPLES if s.resamples is None else s.resamples)
         command = f"meanflow compare {shlex.join(words)}"
         if world.first:
             folder = s.out or Path(s.runs[0] if s.runs[0].is_dir() else ".") / "comparison"

@@ -18,6 +18,7 @@ from ..training.posthoc import PosthocEMA, profile_error, write_average
 from ..training.profiles import check_length
 from ..training.run import pick_device, read_config
 from ..training.subjects import run_data
+from .judging import check_fits
 from .status import trend
 from .words import at_least_one, parse
 
@@ -104,6 +105,10 @@ def _sweep(s: Ema, sigmas: list[float]) -> int:
         raise ValueError(f"the sweep looks for the least {least} of protocol {chosen.name}, not {s.metric!r}")
     device = pick_device(s.device)
     profile_error(s.run, sigmas[0], s.at)  # says what is missing before anything is judged
+    net = load(s.run, ema=_name(sigmas[0], s.at), device=device)
+    check_fits(chosen, net, s.run)
+    if net.latents is not None:
+        raise ValueError(f"{s.run} was trained on latents, which a sweep does not decode; use meanflow evaluate")
     train, held_out, why = (None, None, "") if chosen.reference.source is not None else run_data(read_config(s.run))
     if why:
         raise ValueError(f"the protocol {chosen.name} judges by the data of the run, and {why}")

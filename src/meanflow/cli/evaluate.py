@@ -12,7 +12,7 @@ from ..data.files import write_text
 from ..evaluation.report import Report, Row, calls_figure, rows_as_json, text_table, write_report
 from ..training.parallel import joined
 from .judging import TIMEOUT, Bench, Judging, guards_told
-from .words import first_process, parse
+from .words import first_process, numbers, parse
 
 
 @dataclass
@@ -36,6 +36,8 @@ def run(words: list[str]) -> int:
     s = parse(Evaluate, words, "evaluate")
     if s.figure is not None and s.figure.suffix != ".svg":
         raise ValueError(f"--figure draws an .svg, got {s.figure}")
+    if s.figure is not None and len(set(numbers(s.steps, "steps"))) < 2:
+        raise ValueError("--figure needs at least two numbers of calls, e.g. --steps 1,2,4,8,32,128")
     with joined(TIMEOUT) as world:
         with guards_told():
             bench = Bench(s, "evaluate", world)
@@ -69,7 +71,7 @@ def _reports(s: Evaluate, bench: Bench, rows: dict[Path, list[Row]], command: st
 def _folder(s: Evaluate, path: Path, name: str) -> Path:
     if s.out is None:
         return path / "report"
-    return s.out if len(s.runs) == 1 else s.out / Path(name).name
+    return s.out if len(s.runs) == 1 else s.out / name.strip("/").replace("/", "-")
 
 
 def _print(s: Evaluate, rows: Sequence[Row], pages: Sequence[Path]) -> None:

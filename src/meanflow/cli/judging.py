@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..core.conditions import LABEL
+from ..data.files import read_npz
 from ..evaluation import Judge, Protocol, protocol, protocol_for
 from ..evaluation.guards import Refused, check_folder
 from ..evaluation.report import Row, Subject
@@ -152,7 +153,13 @@ class Bench:
             return self.s.data, self.s.held_out
         if not self.folders:
             raise ValueError(f"the protocol {p.name} has no data of its own; name them with --data")
-        train, held_out, why = run_data(read_config(self.folders[0]))
+        config = read_config(self.folders[0])
+        if config["data"].get("latents"):
+            raise ValueError(
+                f"{self.folders[0]} was trained on latents, and its samples are judged as images; name the images "
+                "with --data"
+            )
+        train, held_out, why = run_data(config)
         if train is None:
             raise ValueError(
                 f"the protocol {p.name} compares with the run's own data, but {why}; name them with --data, or name "
@@ -196,7 +203,8 @@ def guards_told() -> Iterator[None]:
         yield
     except Refused as error:
         reason = str(error).split(". To have")[0]
-        raise ValueError(f"{reason}. To have the figure all the same: --allow {error.guard}") from error
+        way = f". To have the figure all the same: --allow {error.guard}" if error.allowable else ""
+        raise ValueError(f"{reason}{way}") from error
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -217,11 +225,7 @@ def is_images(path: Path) -> bool:
 def read_images(path: Path) -> tuple[Tensor, Tensor | None]:
     """Samples [N, C, H, W] of `meanflow sample`: x and labels of an .npz, or PNGs named NUMBER-classK.png."""
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is no readable .npz of samples: {error}") from error
+        arrays = read_npz(path)
         if "x" not in arrays:
             raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}; samples are expected under the name x")
         return torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["labels"]) if "labels" in arrays else None

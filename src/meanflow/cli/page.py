@@ -51,6 +51,8 @@ class Settings:
 def run(words: list[str]) -> int:
     """Write the page of a run."""
     s = parse(Settings, words, "page")
+    if not 0 <= s.port <= 65535:
+        raise ValueError(f"port must lie in 0 to 65535, got {s.port}")
     done = page(
         s.run,
         s.out,
@@ -65,7 +67,7 @@ def run(words: list[str]) -> int:
     )
     print(f"{done.folder}: {done.size / 1e6:.1f} MB; the network differs from torch by {done.difference:.1g} at most")
     if not s.serve:
-        print(f"to look at it: meanflow page {s.run} {s.out} --serve, or any web server for static files")
+        print("to look at it: the same command with --serve, or any web server for static files")
         return 0
     with serving(s.out, s.port) as address:
         print(f"{address} (Ctrl-C ends it)", flush=True)

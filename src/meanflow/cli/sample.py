@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import tyro
 from torch import Tensor, nn
 
 from ..core.conditions import LABEL, MASK, NOISE, Cond, class_number, map_cond, take
-from ..core.sampling import noise_from_seeds, sample
+from ..core.sampling import noise_for, sample
 from ..data import LatentContract, decode_as_configured, load_vae
+from ..data.files import whole_file
 from ..evaluation.pictures import drawable, picture, save_picture, single
 from ..own import blamed, named
 from ..training import load
@@ -103,15 +104,19 @@ def _draw(s: Sample, words: list[str], world: World) -> int:
     schedule: dict[str, Any] = {"times": _times(s, s.times, net, device, world)} if s.times else {"steps": s.steps}
     labels = [chosen[seed % len(chosen)] for seed in seeds] if chosen else None
     about = about or ({LABEL: {"classes": classes}} if chosen else {})
+    decodes = net.latents is not None or s.vae is not None
+    _check_out(s.out, None if decodes else shape, seeds, labels)
     null = net.null if net.dropped else None
     cond = asked(about, given, s.cond, s.lengths, labels, len(seeds), null)
-    noise = _noise(net, given, about)
+    noise = given.get(NOISE)
+    if noise is None:
+        noise_for(net, seeds[:1], cond=take(cond, slice(0, 1)))  # refuses before anything is drawn
     start = time.perf_counter()
 
     def batch(i: int) -> torch.Tensor:
         here = slice(i, i + s.batch)
         some = take(cond, here)
-        e = noise_from_seeds(seeds[here], shape, source=net.source, cond=some) if noise is None else noise[here]  # type: ignore[arg-type]
+        e = noise_for(net, seeds[here], cond=some) if noise is None else noise[here]
         some = map_cond(lambda c: c.to(device), some)
         return sample(net, e.to(device), some, guidance=s.guidance, **schedule).cpu()
 
@@ -122,18 +127,6 @@ def _draw(s: Sample, words: list[str], world: World) -> int:
         calls = len(schedule["times"]) - 1 if s.times else s.steps
         print(f"{len(seeds)} samples, {calls} network call{'s' * (calls != 1)} each, {taken * 1e3:.0f} ms -> {where}")
     return 0
-
-
-def _noise(net: nn.Module, given: Mapping[str, Tensor], about: Mapping[str, Any]) -> Tensor | None:
-    """The starting points where they are given; ValueError where they must be."""
-    if NOISE in given:
-        return given[NOISE]
-    if NOISE in about or isinstance(net.source, str):
-        what = "pairs (x, e)" if NOISE in about else f"the source {net.source}"
-        raise ValueError(
-            f"this run was trained on {what}, so samples start from what only you have: --given FILE.npz with {NOISE!r}"
-        )
-    return None
 
 
 def _lengths(cond: Cond) -> list[int] | None:
@@ -184,23 +177,41 @@ def _write_samples(
     """A grid, an archive of arrays, or a folder of single pictures, by the name of `out`."""
     labels = [chosen[seed % len(chosen)] for seed in seeds] if chosen else None
     if out.suffix == ".npz":
-        out.parent.mkdir(parents=True, exist_ok=True)
         arrays = {"x": x.numpy(), "seeds": np.array(seeds)} | ({"labels": np.array(labels)} if labels else {})
         arrays |= {"lengths": np.array(lengths)} if lengths else {}
-        np.savez(out, **arrays)
-    elif not drawable(tuple(x.shape[1:])):
-        raise ValueError(f"samples of shape {list(x.shape[1:])} cannot be drawn; use --out samples.npz")
-    elif out.suffix.lower() == ".png":
-        save_picture(picture(x, len(chosen) if chosen and len(chosen) > 1 else None), out)
+        with whole_file(out) as aside, open(aside, "wb") as file:
+            np.savez(file, **arrays)
     elif out.suffix:
-        raise ValueError(f"--out must end in .png or .npz, or be a folder, got {out}")
-    elif x.ndim != 4:
-        raise ValueError("single pictures need images; use --out samples.png or samples.npz")
+        save_picture(picture(x, len(chosen) if chosen and len(chosen) > 1 else None), out)
     else:
         for i, seed in enumerate(seeds):
-            name = f"{seed:06d}.png" if labels is None else f"{seed:06d}-class{labels[i]}.png"
-            save_picture(single(x[i]), out / name)
+            save_picture(single(x[i]), out / _single_name(seed, labels[i] if labels else None))
     return out
+
+
+def _single_name(seed: int, label: int | None) -> str:
+    return f"{seed:06d}.png" if label is None else f"{seed:06d}-class{label}.png"
+
+
+def _check_out(out: Path, shape: tuple[int, ...] | None, seeds: list[int], labels: list[int] | None) -> None:
+    """ValueError where samples of this shape, None for decoded images, cannot be written to `out`."""
+    if out.suffix == ".npz":
+        return
+    if out.suffix and out.suffix.lower() != ".png":
+        raise ValueError(f"--out must end in .png or .npz, or be a folder, got {out}")
+    if shape is not None and not drawable(shape):
+        raise ValueError(f"samples of shape {list(shape)} cannot be drawn; use --out samples.npz")
+    if out.suffix:
+        return
+    if shape is not None and len(shape) != 3:
+        raise ValueError("single pictures need images; use --out samples.png or samples.npz")
+    mine = {_single_name(seed, labels[i] if labels else None) for i, seed in enumerate(seeds)}
+    others = sorted({file.name for file in out.glob("*.png")} - mine)
+    if others:
+        raise ValueError(
+            f"{out} holds other pictures, such as {others[0]}, and who judges the folder would take them for samples "
+            "of this run; choose another folder"
+        )
 
 
 def _chosen_classes(text: str | None, classes: int | None, names: Sequence[str] | None) -> list[int] | None:

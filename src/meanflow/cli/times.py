@@ -34,7 +34,9 @@ def auto_times(run: Path, net: nn.Module, steps: int, guidance: float | None, de
     """The best times for `steps` calls of these weights, from the run folder or searched and written there."""
     settings = {"steps": steps, "guidance": guidance, "many": MANY, "grid": GRID, "rows": ROWS, "seed": FIRST_SEED}
     key = {"weights": weights_hash(net), **settings}
-    known = _known(run / FILE)
+    # weights from a hub are no folder of the user's to write into, and would hide behind one
+    file = run / FILE if run.is_dir() else None
+    known = _known(file) if file is not None else []
     for entry in known:
         if entry["for"] == key:
             return Schedule(**{**entry["schedule"], "times": tuple(entry["schedule"]["times"])})
@@ -42,7 +44,8 @@ def auto_times(run: Path, net: nn.Module, steps: int, guidance: float | None, de
     noise, cond = drawn(net, ROWS, FIRST_SEED, device)
     field = net if guidance is None or guidance == 1 else GuidedField(net, guidance)
     found = search_times(field, steps, noise, cond, many=MANY, grid=GRID)
-    write_text(run / FILE, json.dumps([*known, {"for": key, "schedule": asdict(found)}], indent=1))
+    if file is not None:
+        write_text(file, json.dumps([*known, {"for": key, "schedule": asdict(found)}], indent=1))
     return found
 
 

@@ -85,11 +85,6 @@ def parameter_names(net: UNet) -> dict[str, str]:
     return {ours: theirs for ours, theirs in pairs if ours in known}
 
 
-def unet_state(net: UNet, state: Mapping[str, Tensor]) -> State:
-    """State of our U-Net from the authors' state of theirs; gradients by name convert alike."""
-    return {ours: state[theirs] for ours, theirs in parameter_names(net).items()}
-
-
 def read(file: Path) -> Converted:
     """The network, its averages and its settings from a file of the authors' code.
 

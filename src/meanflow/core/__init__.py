@@ -9,7 +9,7 @@ from .derivative import MODES, Mode, Net, predict
 from .guidance import Guidance
 from .masks import mask_from_lengths, mask_of, masked
 from .path import conditional_velocity, interpolate, like
-from .sampling import EulerField, GuidedField, integrate, jump, noise_from_seeds, sample
+from .sampling import EulerField, GuidedField, integrate, jump, noise_for, noise_from_seeds, sample
 from .source import GaussianSource, RowSource, Source, UniformSource
 from .times import LogitNormal, Pairs, Times, Uniform
 from .weighting import AdaptiveWeight
@@ -40,6 +40,7 @@ __all__ = [
     "mask_from_lengths",
     "mask_of",
     "masked",
+    "noise_for",
     "noise_from_seeds",
     "null_like",
     "predict",

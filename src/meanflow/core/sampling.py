@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .conditions import Cond, Null, null_like, take, without_noise
+from .conditions import NOISE, Cond, Null, null_like, take, without_noise
 from .derivative import Net, call, evaluating
 from .masks import mask_of, masked
 from .path import check_samples, like
@@ -89,6 +89,21 @@ def noise_from_seeds(
     if not rows:
         raise ValueError("noise_from_seeds needs at least one seed")
     return torch.cat(rows).to(device)
+
+
+def noise_for(net: Any, seeds: Iterable[int], device: torch.device | str = "cpu", cond: Cond = None) -> Tensor:
+    """Noise [len(seeds), *net.shape] from where the paths of a loaded network start: its own source, or N(0, I).
+
+    cond: what its source is asked with. Raises ValueError where only the user has that source or the ends of pairs.
+    """
+    source, conditions = getattr(net, "source", None), getattr(net, "conditions", None) or {}
+    if isinstance(source, str) or NOISE in conditions:
+        what = "pairs (x, e)" if NOISE in conditions else f"the source {source}"
+        raise ValueError(
+            f"this run was trained on {what}, so samples start from what only you have: give it to `meanflow sample "
+            f"--given FILE.npz` with {NOISE!r}, or to mf.sample"
+        )
+    return noise_from_seeds(seeds, net.shape, device, source=source, cond=cond)
 
 
 class EulerField(nn.Module):

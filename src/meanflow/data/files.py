@@ -1,5 +1,6 @@
 """Small helpers for files and archives."""
 
+import hashlib
 import os
 import shutil
 import stat
@@ -8,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from .errors import DataError
 
@@ -37,6 +40,21 @@ def read_at(path: str | Path, offset: int, length: int) -> bytes:
     if len(content) != length:
         raise ValueError(f"{path} ends before its place; the file is cut off, or was changed since it was opened")
     return content
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz by name, plain numbers only. Raises DataError naming a file that is none or is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: np.asarray(stored[name]) for name in stored.files}
+    except Exception as error:  # numpy, zipfile and zlib raise what they like; a .npy has no files
+        raise DataError(f"{path} cannot be read as an .npz of plain numbers: {error}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
@@ -83,6 +101,7 @@ def whole_folder(path: Path, *, replace: bool = False, shared: bool = False) -> 
         raise ValueError(f"{path} names no folder to write; choose a new name")
     if not replace and os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} is there already and not empty; choose another name, or remove it")
+    path = path.resolve() if path.is_symlink() else path
     aside = _aside(path, shared)
     shutil.rmtree(aside, ignore_errors=True)  # left by a killed process
     aside.mkdir(parents=True)
@@ -91,8 +110,9 @@ def whole_folder(path: Path, *, replace: bool = False, shared: bool = False) -> 
         for part in aside.rglob("*"):
             sync(part)
         sync(aside)
-        shutil.rmtree(path, ignore_errors=True)
-        os.rename(aside, path)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        os.rename(aside, path)  # takes the place of an empty folder, and of nothing else
         sync(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

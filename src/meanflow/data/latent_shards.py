@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
@@ -17,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import DataError
-from .files import whole_file, write_text
+from .files import sha256_of, whole_file, write_text
 
 HEADER, PLAN, SHARDS = "latents.json", "plan.json", "shards"
 FORMAT = 1
@@ -94,7 +93,7 @@ def write_shard(root: Path, number: int, tensors: dict[str, Tensor], skipped: li
     try:
         with whole_file(path) as aside:
             save_file(tensors, aside)
-            part = Part(len(tensors["mean"]), aside.stat().st_size, sha256(aside), tuple(skipped), moments)
+            part = Part(len(tensors["mean"]), aside.stat().st_size, sha256_of(aside), tuple(skipped), moments)
         write_text(path.with_suffix(".json"), json.dumps(part.to_dict(), indent=1))
     except (OSError, SafetensorError) as error:
         raise OSError(
@@ -115,7 +114,7 @@ def read_part(root: Path, number: int) -> Part | None:
 def is_whole(root: Path, number: int) -> bool:
     """Whether a shard is there with every byte that was written."""
     part, path = read_part(root, number), shard_path(root, number)
-    return part is not None and file_size(path) == part.size and sha256(path) == part.sha256
+    return part is not None and file_size(path) == part.size and sha256_of(path) == part.sha256
 
 
 def file_size(path: Path) -> int | None:
@@ -152,8 +151,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise DataError(f"{path}: has format {version}, this version of meanflow reads {FORMAT}")
     return found
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -92,7 +92,10 @@ def _check_shape(file: Path, data: Dataset, out: Path) -> None:
     except DataError:
         found = None
     if found != tuple(data.shape):
-        raise DataError(f"{out}: samples of shape {tuple(data.shape)} would not be known again; write a folder")
+        source = getattr(data, "source", "the data set")
+        raise DataError(
+            f"{out}: samples of shape {tuple(data.shape)} as in {source} would not be known again; write a folder"
+        )
 
 
 def _join(folder: Path, file: Path, suffix: str) -> None:

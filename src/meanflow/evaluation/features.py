@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import pickle
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from ..data import Dataset
 from . import fashion_cnn
 from .inception import Inception
 from .resnet56 import ResNet56
-from .storage import hash_tensors, keep, kept, weights_file
+from .storage import file_hash, hash_tensors, keep, kept, weights_file
 from .vit import DINOv2
 
 FID_URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
@@ -79,7 +78,7 @@ def extractor(
         build, file, url, resize = NETS[name]
         path = weights_file(name, file, sha256, url, weights)
         net = _loaded(build(), path, name).to(device)
-        return Extractor(name, net, hashlib.sha256(path.read_bytes()).hexdigest(), resize, device=device)
+        return Extractor(name, net, file_hash(path), resize, device=device)
     if name == "fashion-cnn":
         return _fashion(train, device)
     if ".py:" in name:
@@ -153,4 +152,4 @@ def _own(name: str, device: torch.device | str) -> Extractor:
     if isinstance(function, nn.Module):
         function = function.to(device).eval()
     # Weights that the file loads from elsewhere are not seen by this hash, so its features are not kept on the disk.
-    return Extractor(name, function, hashlib.sha256(path.read_bytes()).hexdigest(), costly=False, device=device)
+    return Extractor(name, function, file_hash(path), costly=False, device=device)

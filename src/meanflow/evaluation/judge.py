@@ -12,7 +12,7 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor, nn
 
-from ..core.sampling import noise_from_seeds, sample
+from ..core.sampling import noise_for, sample
 from . import guards as guard
 from .guards import Guards, Look
 from .metrics import METRICS, Estimate, Material, Missing, Sample
@@ -243,8 +243,8 @@ def draw_rows(
 ) -> Tensor:
     """The samples of these rows, row i from seed first_seed + i and with labels[i]: [len(rows), *shape] on the CPU."""
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    noise = noise_from_seeds((first_seed + i for i in rows), net.shape, device)  # type: ignore[arg-type]
     cond = None if labels is None else labels[rows.start : rows.stop].to(device)
+    noise = noise_for(net, (first_seed + i for i in rows), device, cond)
     return sample(net, noise, cond, steps=steps, times=times, guidance=guidance).cpu()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.conditions import Cond
 from ..core.derivative import Net, call, evaluating, jvp, mean_velocity_target
 from ..core.path import check_samples
-from ..core.sampling import integrate, jump, noise_from_seeds
+from ..core.sampling import integrate, jump, noise_for
 
 Grid = tuple[tuple[float | None, ...], ...]
 # A network with its derivative in one pass costs about two of its calls.
@@ -81,15 +81,16 @@ def drawn(net: Any, count: int, first_seed: int, device: torch.device | str = "c
 
     Raises ValueError for a network with conditions of another kind, which must be given by hand.
     """
-    noise = noise_from_seeds(range(first_seed, first_seed + count), net.shape, device)
+    seeds = range(first_seed, first_seed + count)
     if net.null is None:
-        return noise, None
+        return noise_for(net, seeds, device), None
     if not isinstance(net.null, int):
         raise ValueError(
             "this network has conditions that are no class labels; call meanflow.evaluation.one_call from Python "
             "with conditions of yours"
         )
-    return noise, torch.arange(count, device=device) % net.null
+    cond = torch.arange(count, device=device) % net.null
+    return noise_for(net, seeds, device, cond), cond
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import DataError, Dataset, open_data
+from ..data.files import read_npz
 from .classifier import KernelClassifier
 from .distances import Gaussian, Moments
 from .features import Extractor, extractor
@@ -90,13 +91,10 @@ def read_statistics(path: Path) -> Gaussian | None:
     """
     if path.suffix != ".npz" or not path.is_file():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not {"mu", "sigma"} <= set(file.files):
-                return None
-            mean, covariance = (torch.from_numpy(file[name].astype(np.float64)) for name in ("mu", "sigma"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as statistics ({error}); fetch it again") from error
+    arrays = read_npz(path)
+    if not {"mu", "sigma"} <= arrays.keys():
+        return None
+    mean, covariance = (torch.from_numpy(arrays[name].astype(np.float64)) for name in ("mu", "sigma"))
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not bool(covariance.isfinite().all()):
         raise DataError(f"{path}: mu is {list(mean.shape)} and sigma {list(covariance.shape)}; wanted [D] and [D, D]")
     return Gaussian(mean, (covariance + covariance.T) / 2)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..data.files import whole_file
+from ..data.files import sha256_of, whole_file
 
 FOLDER = "MEANFLOW_CACHE"
 """Environment variable that moves the cache folder."""
@@ -93,7 +93,7 @@ def weights_file(name: str, file: str, sha256: str | None, url: str | None, path
             raise FileNotFoundError(f"{path}: there is no such file; it should hold the weights of {name}")
     found = next((place for place in places if place.is_file()), None)
     found = found or _downloaded(name, places[0], sha256, url)
-    came = sha256_of(found, found.stat().st_mtime_ns)
+    came = file_hash(found)
     if sha256 is not None and not came.startswith(sha256):
         raise ValueError(
             f"{found}: its sha256 is {came[:16]}..., the weights of {name} have {sha256[:16]}...; other weights make "
@@ -117,8 +117,11 @@ def _downloaded(name: str, place: Path, sha256: str | None, url: str | None) -> 
     return place
 
 
-@lru_cache(maxsize=16)
-def sha256_of(path: Path, _changed: int) -> str:
+def file_hash(path: Path) -> str:
     """sha256 of a file; computed once for each time of its last change."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _file_hash(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _file_hash(path: Path, _changed: int) -> str:
+    return sha256_of(path)

@@ -19,7 +19,7 @@ from .programs import Bytes, Decoder, Field, Half, Sampler
 
 SUFFIXES = (".onnx", ".pt2")
 Weights = Literal["fp32", "fp16"]
-NOISE = "standard normal float32; row of seed s: torch.randn(shape, generator=torch.Generator().manual_seed(s))"
+NORMAL = "standard normal float32; row of seed s: torch.randn(shape, generator=torch.Generator().manual_seed(s))"
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,7 @@ def _subject(
         "recipe": {"net": config["net"], "objective": config["objective"]},
         "data": {k: config["data"].get(k) for k in ("kind", "source", "length", "fingerprint")},
         "latents": config["data"].get("latents"),
+        "noise": NORMAL if loaded.source is None else f"of the run's own source: {loaded.source}",
     }
     net = guided if isinstance(guidance, float | int) and guidance != 1 else loaded
     wrapped = _half(net, null) if weights == "fp16" else net
@@ -246,4 +247,4 @@ def _about(subject: _Subject, kind: str, draw: Draw, **more: Any) -> dict[str, A
         }
         for name, value in draw(1).items()
     }
-    return {**subject.about, "kind": kind, "inputs": inputs, "noise": NOISE, "meanflow": __version__, **more}
+    return {**subject.about, "kind": kind, "inputs": inputs, "meanflow": __version__, **more}

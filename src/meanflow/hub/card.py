@@ -51,13 +51,15 @@ def _picture(grid: str | None) -> str:
 
 def _use(config: dict[str, Any], name: str) -> str:
     labelled = bool(config["data"].get("classes"))
+    own = config["objective"]["arguments"].get("source")
+    noise = "mf.core.noise_for(net, range(8))" if own else "torch.randn(8, *net.shape)"
     lines = [
         "import torch",
         "import meanflow as mf",
         "",
         f'net = mf.load("{name}")',
         *(["labels = torch.arange(8) % net.null"] if labelled else []),
-        f"x = mf.sample(net, torch.randn(8, *net.shape){', labels' if labelled else ''})",
+        f"x = mf.sample(net, {noise}{', labels' if labelled else ''})",
     ]
     if config["data"].get("latents"):
         lines.append("images = net.latents.decode(x)  # by the autoencoder that made the latents")
@@ -71,7 +73,7 @@ def _training(config: dict[str, Any]) -> str:
         "data": data.get("source", data.get("kind")),
         "samples": f"{data['length']:,}" if data.get("length") else None,
         "fingerprint of the data": data.get("fingerprint"),
-        "images seen": f"{training['images']:,}",
+        "images seen": f"{config.get('published', {}).get('images', training['images']):,}",
         "batch": training["batch"],
         "weights": config.get("published", {}).get("weights"),
         "objective": _settings(config["objective"]["arguments"]),

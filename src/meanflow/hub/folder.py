@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ..core.sampling import noise_from_seeds, sample
+from ..core.sampling import noise_for, sample
 from ..data.files import whole_folder
 from ..evaluation.pictures import drawable, picture, save_picture
 from ..training import load
 from ..training.published import MODEL, find
 from ..training.run import read_config
+from ..training.subjects import images_seen
 from .card import model_card
 
 GRID = "grid.png"
@@ -54,7 +55,8 @@ def _fill(
 ) -> None:
     net, config = load(run, ema=ema, raw=raw), read_config(run)
     weights = "raw" if raw else f"EMA {ema if ema is not None else config['training']['ema'][0]}"
-    config = config | {"published": config.get("published") or {"weights": weights}}
+    published = {"weights": weights, "images": _images(run, ema, config)}
+    config = config | {"published": config.get("published") or published}
     inner: Any = net.net if config["objective"]["type"] == "FlowMatching" else net
     save_file({k: v.contiguous() for k, v in inner.state_dict().items()}, folder / MODEL, {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
@@ -69,6 +71,12 @@ def _fill(
         save_pipeline(net, folder, vae)
 
 
+def _images(run: Path, ema: float | str | None, config: dict[str, Any]) -> int:
+    """Images that the weights have seen: those that an average is asked for, or all of the run so far."""
+    _, at, number = str(ema).partition("@")
+    return int(number) if at else images_seen(run) or config["training"]["images"]
+
+
 def _grid(net: torch.nn.Module, file: Path, vae: str | None) -> bool:
     """One call each, one column a class (the first ten of many); False where samples cannot be drawn."""
     contract: Any = net.latents
@@ -77,7 +85,7 @@ def _grid(net: torch.nn.Module, file: Path, vae: str | None) -> bool:
         return False
     seeds = range(GRID_ROWS * (classes or 8))
     labels = None if classes is None else torch.tensor([seed % classes for seed in seeds])
-    x = sample(net, noise_from_seeds(seeds, net.shape), labels)  # type: ignore[arg-type]
+    x = sample(net, noise_for(net, seeds, cond=labels), labels)
     if contract is not None:
         x = contract.decode(x, contract.load_vae(vae))
     if not drawable(tuple(x.shape[1:])):

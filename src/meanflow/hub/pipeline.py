@@ -129,6 +129,8 @@ def save_pipeline(net: nn.Module, folder: Path, vae: str | Path | None = None) -
     inner: Any = net.net if isinstance(net, EulerField) else net
     if not hasattr(inner, "arguments") or len(inner.shape) != 3:
         raise ValueError("a pipeline of diffusers is for images made by a network of meanflow")
+    if net.source is not None:
+        raise ValueError("a pipeline of diffusers starts from standard normal noise, and this run from another source")
     extra: dict[str, Any] = {}
     decoder = None
     if contract is not None:

@@ -15,12 +15,13 @@ import torch
 from ..data import Dataset, open_data
 from ..data.files import whole_folder
 from ..export import export_decoder, export_field
-from ..export.export import Weights
+from ..export.export import NORMAL, Weights
 from ..training.run import read_config
+from ..training.subjects import run_data
 from .runtime import RUNTIME, find_runtime, packed
 
 ABOUT = "run.json"
-MARKS = (ABOUT, "main.js", "field.onnx")  # that a folder is a page, and may be replaced by another
+WRITTEN = {ABOUT, "runtime", "field.onnx", "decoder.onnx"}  # beside the assets; what else a folder holds is not ours
 POINTS = 1000  # data points that a page for the plane shows; our choice
 
 
@@ -59,11 +60,13 @@ def page(
     _check_folder(out)
     kinds = ["wasm", *(["webgpu"] if webgpu else [])]
     files = find_runtime(runtime)
-    known = open_data(data) if data is not None else data_of(config)
-    names = class_names or (known.class_names if known is not None else None)
     with whole_folder(out, replace=True) as aside:
         (aside / "runtime").mkdir()
-        done = export_field(run, aside / "field.onnx", weights=weights, ema=ema, class_names=names, licence=licence)
+        done = export_field(
+            run, aside / "field.onnx", weights=weights, ema=ema, class_names=class_names, licence=licence
+        )
+        if done.about["noise"] != NORMAL:
+            raise ValueError("pages draw standard normal noise, and this run starts from another source")
         if "condition" in done.about["inputs"]:
             raise ValueError("pages show class labels only, and this run was trained with condition vectors")
         decoder = export_decoder(run, aside / "decoder.onnx", vae=vae).about if config["data"].get("latents") else None
@@ -72,19 +75,9 @@ def page(
         if decoder is not None:
             about["decoder"] = {"shape": _decoded_shape(config, shape)}
         if len(shape) == 1:
-            about |= _plane(known)
+            about |= _plane(open_data(data) if data is not None else run_data(config)[0])
         (aside / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
     return Page(out, sum(f.stat().st_size for f in out.rglob("*") if f.is_file()), max(done.differences.values()))
-
-
-def data_of(config: dict[str, Any]) -> Dataset | None:
-    """The data of a run where its config.json says that they are, if they can be opened."""
-    source = config["data"].get("source")
-    name = str(source).partition(":")[0] if source else ""
-    try:
-        return open_data(name) if name == "digits" or (name and Path(name).exists()) else None
-    except (ValueError, OSError):
-        return None
 
 
 def _showable(run: Path, config: dict[str, Any]) -> tuple[int, ...]:
@@ -101,12 +94,12 @@ def _showable(run: Path, config: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _check_folder(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or _holds_others(out)):
-        raise ValueError(f"{out} holds something that is no page; choose another folder")
-
-
-def _holds_others(folder: Path) -> bool:
-    return any(folder.iterdir()) and not all((folder / name).is_file() for name in MARKS)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; a page is a folder")
+    known = {asset.name for asset in resources.files(__package__).joinpath("assets").iterdir()} | WRITTEN
+    others = sorted(path.name for path in out.iterdir() if path.name not in known) if out.exists() else []
+    if others:
+        raise ValueError(f"{out} holds something that is no page ({others[0]}); choose another folder, or move it away")
 
 
 def _copy(aside: Path, runtime: Path, kinds: list[str]) -> None:

@@ -76,14 +76,18 @@ def _fetch(aside: Path) -> Path:
     npm = shutil.which("npm")
     why = "there is no npm here"
     if npm is not None:
-        done = subprocess.run(
-            [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--pack-destination", str(aside)],
-            capture_output=True, text=True, timeout=TIMEOUT, cwd=aside, check=False,
-        )  # fmt: skip
-        files = list(aside.glob("*.tgz"))
-        if done.returncode == 0 and files:
-            return files[0]
-        why = f"npm pack: {done.stderr.strip()[-300:] or done.returncode}"
+        try:
+            done = subprocess.run(
+                [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--pack-destination", str(aside)],
+                capture_output=True, text=True, timeout=TIMEOUT, cwd=aside, check=False,
+            )  # fmt: skip
+            why = f"npm pack: {done.stderr.strip()[-300:] or done.returncode}"
+        except subprocess.TimeoutExpired:
+            why = f"npm pack did not end within {TIMEOUT} seconds"
+        else:
+            files = list(aside.glob("*.tgz"))
+            if done.returncode == 0 and files:
+                return files[0]
     raise RuntimeError(
         f"onnxruntime-web {VERSION} could not be fetched ({why}). Where there are npm and a network: `npm pack "
         f"onnxruntime-web@{VERSION}`; then pass the .tgz here with --runtime"

@@ -269,7 +269,11 @@ class _Measured:
                     self.metrics.seconds.observe(time.perf_counter() - begun)
             await send(message)
 
-        await self.app(scope, receive, counted)
+        try:
+            await self.app(scope, receive, counted)
+        except Exception:  # answered outside of here, with a 500
+            self.metrics.requests.labels(path, "500").inc()
+            raise
 
 
 class _BodyLimit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -84,9 +84,7 @@ class Batcher:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        for w in self._queue:
-            if not w.result.done():
-                w.result.set_exception(BusyError("the service is stopping"))
+        _fail(self._queue, BusyError("the service is stopping"))
         self._queue.clear()
         await asyncio.to_thread(self._thread.shutdown)
 
@@ -122,17 +120,15 @@ class Batcher:
         return taken
 
     async def _serve(self, batch: list[_Waiting]) -> None:
-        parts: Sequence[Tensor | Exception]
         try:
             parts = await asyncio.get_running_loop().run_in_executor(self._thread, self._calls, [w.job for w in batch])
+        except asyncio.CancelledError:
+            _fail(batch, BusyError("the service is stopping"))
+            raise
         except Exception as error:  # the requests fail with it, the service goes on
-            parts = [error] * len(batch)
+            return _fail(batch, error)
         for w, part in zip(batch, parts, strict=True):
-            if w.result.done():  # the client gave up meanwhile
-                continue
-            if isinstance(part, Exception):
-                w.result.set_exception(part)
-            else:
+            if not w.result.done():  # the client may have given up meanwhile
                 w.result.set_result(part)
 
     def _calls(self, jobs: list[Job]) -> list[Tensor]:
@@ -146,3 +142,9 @@ class Batcher:
             parts.append(self._draw(seeds[rows], labels and labels[rows], first.times, first.guidance))
             self._observe(len(parts[-1]))
         return list(torch.cat(parts).split([len(job.seeds) for job in jobs]))
+
+
+def _fail(batch: Iterable[_Waiting], error: Exception) -> None:
+    for w in batch:
+        if not w.result.done():
+            w.result.set_exception(error)

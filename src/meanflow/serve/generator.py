@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.conditions import LABEL, class_number
-from ..core.sampling import noise_from_seeds, sample
+from ..core.sampling import noise_for, sample
 from ..evaluation.pictures import drawable
 from ..training import load
 from ..training.published import find
@@ -39,10 +39,7 @@ class Generator:
         null, asked = self.net.null, set(self.net.conditions) - {LABEL}  # type: ignore[arg-type]
         if asked or (null is not None and not isinstance(null, int)):
             raise ValueError(f"{run} takes a condition that is no class; the service knows classes and none so far")
-        if isinstance(self.net.source, str):
-            raise ValueError(
-                f"{run} starts from {self.net.source}, which only you have; the service draws its own noise"
-            )
+        noise_for(self.net, [0])  # refuses a source that only the user has
         self.classes: int | None = null
         self.class_names = class_names(read_config(find(run))) or tuple(map(str, range(null or 0)))
         contract: Any = self.net.latents
@@ -76,7 +73,7 @@ class Generator:
         self, seeds: Sequence[int], labels: Sequence[int] | None, times: Sequence[float], guidance: float | None
     ) -> Tensor:
         """Samples [B, *shape] on the CPU; of a run of latents the decoded images."""
-        noise = noise_from_seeds(seeds, self.shape, self.device, source=self.net.source)  # type: ignore[arg-type]
         cond = None if labels is None else torch.tensor(labels, device=self.device)
+        noise = noise_for(self.net, seeds, self.device, cond)
         x = sample(self.net, noise, cond, times=times, guidance=guidance)
         return (x if self._contract is None else self._contract.decode(x, self._vae)).cpu()

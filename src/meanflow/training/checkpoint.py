@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.files import whole_folder
+from ..data.files import sha256_of, whole_folder
 
 Files = dict[str, dict[str, Tensor]]
 STATE = "state.json"
@@ -39,7 +39,7 @@ def save(folder: Path, name: str, files: Files, state: dict[str, Any], keep: int
             for file, tensors in files.items():
                 path = aside / file
                 save_file(_unshared(tensors), path)
-                sums[file] = _sha256(path)
+                sums[file] = sha256_of(path)
             about = {**state, "sha256": sums}
             text = json.dumps({**about, "checksum": _sum_of(about)}, indent=1)
             (aside / STATE).write_text(text, encoding="utf-8")
@@ -121,7 +121,7 @@ def verify(checkpoint: Path, files: Iterable[str] | None = None) -> None:
         path = checkpoint / file
         if file not in sums or not path.is_file():
             raise CheckpointError(f"{path} is missing; this checkpoint is not whole")
-        if _sha256(path) != sums[file]:
+        if sha256_of(path) != sums[file]:
             raise CheckpointError(f"{path} is damaged: its checksum is not the one written when it was saved")
 
 
@@ -158,8 +158,3 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         alone[name] = copy.clone() if address in seen else copy
         seen.add(address)
     return alone
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

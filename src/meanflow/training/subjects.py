@@ -113,8 +113,10 @@ def run_data(config: dict[str, Any]) -> tuple[Dataset | None, Dataset | None, st
         return digits(split), digits("held_out") if split == "train" else None, ""
     if not source or not Path(source).expanduser().exists():
         return None, None, f"the data that it was trained on ({source or 'tensors in memory'}) are not at hand"
-    # Only encoded images have a size of their choice, and only they count those that were skipped.
-    options: dict[str, Any] = {"size": tuple(about["shape"][1:])} if "skipped" in about else {}
+    options: dict[str, Any] = {}
+    if "skipped" in about:  # encoded images, the only ones that are read as they were asked for
+        colours, *size = about["shape"]
+        options = {"size": tuple(size), "mode": {1: "L", 3: "RGB"}.get(colours), "skip_broken": about["skipped"] > 0}
     for split in ("train", "all"):
         try:
             data = open_data(source, split=split, **options)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.conditions import Cond, map_cond
-from ...core.sampling import noise_from_seeds, sample
+from ...core.sampling import noise_for, sample
 from ...data import Dataset
 from ..pictures import drawable
 
@@ -78,7 +78,7 @@ def draw(subject: Subject, noise: Tensor, cond: Cond, steps: int) -> Tensor:
 
 def noise_of(subject: Subject, count: int, first: int = 0) -> Tensor:
     """Noise of the seeds FIRST_SEED + first and following."""
-    return noise_from_seeds(range(FIRST_SEED + first, FIRST_SEED + first + count), subject.shape)
+    return noise_for(subject.net, range(FIRST_SEED + first, FIRST_SEED + first + count))
 
 
 def conditions(subject: Subject, count: int) -> Cond:
