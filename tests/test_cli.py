@@ -215,6 +215,7 @@ def test_wrong_use_is_one_clear_line_and_exit_code_2(words, message, tmp_path, c
         (["--times", "0,1"], "must decrease"),
         (["--guidance", "3"], "guide twice"),
         (["--out", "x.gif"], ".png or .npz"),
+        (["--out", "single", "--seeds", "90"], "holds other pictures, such as 000004-class3.png"),
         (["--ema", "0.5"], "EMA decays [0.999]"),
     ],
 )

@@ -43,6 +43,19 @@ def test_a_folder_is_the_old_one_until_all_went_well(tmp_path):
         pass
 
 
+def test_what_appears_meanwhile_is_not_deleted_and_links_are_followed(tmp_path):
+    folder = tmp_path / "data"
+    with pytest.raises(OSError, match="not empty"), whole_folder(folder) as aside:
+        (aside / "a.txt").write_text("ours")
+        folder.mkdir()
+        (folder / "b.txt").write_text("another's")
+    assert names(tmp_path) == ["data"] and names(folder) == ["b.txt"]
+    (tmp_path / "link").symlink_to(folder)
+    with whole_folder(tmp_path / "link", replace=True) as aside:
+        (aside / "c.txt").write_text("new")
+    assert (tmp_path / "link").is_symlink() and names(folder) == ["c.txt"]
+
+
 def test_what_a_killed_process_left_does_not_enter_the_next_folder(tmp_path):
     left = tmp_path / ".page.tmp"
     left.mkdir()

@@ -91,6 +91,14 @@ def test_from_the_hub_by_name(run, published, tmp_path):
     )
     python(code, tmp_path, **offline)
     np.testing.assert_array_equal(np.load(tmp_path / "x.npz")["seeds"], range(10))
+    # Nothing is written into a folder of that name, behind which the model could not be found any more.
+    code = (
+        "from meanflow.cli import main\n"
+        "assert main(['sample', 'me/digits', '--seeds', '0', '--times', 'auto', '--out', 'y.npz']) == 0\n"
+        "assert main(['diagnose', 'me/digits']) == 2\n"
+    )
+    python(code, tmp_path, **offline)
+    assert (tmp_path / "y.npz").is_file() and not (tmp_path / "me").exists()
 
 
 def test_what_is_neither_here_nor_on_the_hub(tmp_path, monkeypatch, capsys):

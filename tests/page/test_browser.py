@@ -261,8 +261,11 @@ def test_latents_are_decoded_in_the_browser(browser, tmp_path, runtime, plain_se
 def test_folders_of_others_and_samples_without_a_picture_are_refused(pictures, tmp_path, runtime):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(ValueError, match="no page"):
-        page(pictures[0], tmp_path / "mine", runtime=runtime)
+    shutil.copytree(pictures[1].folder, tmp_path / "checkout")
+    (tmp_path / "checkout" / ".nojekyll").touch()
+    for folder, other in (("mine", "thesis.tex"), ("checkout", r"\.nojekyll")):
+        with pytest.raises(ValueError, match=f"no page \\({other}\\)"):
+            page(pictures[0], tmp_path / folder, runtime=runtime)
     mf.fit(mf.MeanFlow(mf.nets.MLP((5,), width=8, depth=1)), torch.randn(8, 5), out=tmp_path / "run", images=8, batch=8)
     with pytest.raises(ValueError, match="pages show images"):
         page(tmp_path / "run", tmp_path / "page", runtime=runtime)
