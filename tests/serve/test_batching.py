@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from meanflow.serve import Batcher, Job
+from meanflow.serve.batching import BusyError
 
 FULL = (1.0, 0.0)
 
@@ -142,3 +143,19 @@ def test_stopping_tells_those_who_wait():
         return await asyncio.gather(*tasks[1:], return_exceptions=True)
 
     assert [str(x) for x in working(body, network)] == ["the service is stopping"] * 2
+
+
+def test_a_request_in_the_running_call_is_answered_when_the_service_stops():
+    network = Network(wait=True)
+
+    async def main():
+        batcher = Batcher(network, rows=8, waiting=8)
+        batcher.start()
+        task = asyncio.create_task(batcher.submit(Job((1,), None, FULL, None)))
+        await asyncio.sleep(0.05)
+        asyncio.get_running_loop().call_later(0.05, network.go.set)
+        await batcher.stop()
+        with pytest.raises(BusyError, match="stopping"):
+            await asyncio.wait_for(task, 5)
+
+    asyncio.run(main())
