@@ -158,7 +158,7 @@ def alone(source: str, threads: int | None, workers: int, batch: int, seconds: f
     return {
         "opened_s": opened,
         "images_s": seen / passed,
-        "images_cpu_s": float("nan") if workers else seen / cpu,
+        "images_cpu_s": None if workers else seen / cpu,
         "private_mib": peak - before,
     }
 
@@ -285,7 +285,8 @@ def report(sources: dict[str, Path], args: argparse.Namespace) -> None:
     for name, source in sources.items():
         for way, threads, workers in WAYS:
             found = run("alone", source, threads, workers, args.batch, args.seconds)
-            speed = f"{found['images_s']:,.0f} | {found['images_cpu_s']:,.0f}"
+            processor = found["images_cpu_s"]
+            speed = f"{found['images_s']:,.0f} | {'not known' if processor is None else f'{processor:,.0f}'}"
             rest = f"{found['opened_s']:.2f} | {found['private_mib']:.0f}"
             print(f"| {name} | {way} | {speed} | {rest} |", flush=True)
     if not args.beside:
