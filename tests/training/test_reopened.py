@@ -1,5 +1,7 @@
 """The data of a run are found again as they were read, and its reports stand beside those of a namesake."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -38,3 +40,32 @@ def test_reports_of_runs_with_one_name_stand_beside_each_other(tmp_path, monkeyp
     assert main(["evaluate", "a/digits", "b/digits", "--protocol", "none", "--steps", "1", "--out", "rep"]) == 0
     assert sorted(path.name for path in (tmp_path / "rep").iterdir()) == ["a-digits", "b-digits"]
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "word"),
+    [
+        (("conditions",), {"label": 7}, "conditions"),
+        (("conditions",), [7], "AttributeError"),
+        (("objective", "arguments", "source"), [7], "source"),
+        (("objective", "arguments", "source"), {"type": 7}, "source"),
+        (("objective", "arguments", "guidance", "drop_rows"), 7, "guidance"),
+        (("objective", "arguments", "guidance", "drop_rows"), None, "guidance"),
+        (("training", "ema"), [], "training.ema"),
+    ],
+)
+def test_a_record_that_no_run_has_written_is_named(place, value, word, tmp_path):
+    net = mf.nets.MLP((2,), width=8, depth=1, classes=2)
+    x = np.eye(8, 2, dtype=np.float32), np.arange(8) % 2
+    objective = mf.MeanFlow(net, guidance=mf.Guidance(scale=2.0), source=mf.UniformSource())
+    mf.fit(objective, x, out=tmp_path / "run", images=8, batch=8)
+    assert mf.load(tmp_path / "run").conditions["label"]["classes"] == 2
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    inner = config
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"is damaged: .*{word}"):
+        mf.load(tmp_path / "run")

@@ -261,13 +261,15 @@ def _check_config(config: dict[str, Any], file: Path) -> None:
     """ValueError naming the first part that is missing or of another kind than any run has written."""
     try:
         net, objective, data, training = (config[name] for name in ("net", "objective", "data", "training"))
-        guidance = objective["arguments"].get("guidance")
+        guidance, source = (objective["arguments"].get(name) for name in ("guidance", "source"))
         wanted = {
             "net": isinstance(net["type"], str) and isinstance(net.get("arguments", {}), dict),
             "objective": isinstance(objective["type"], str),
             "guidance": guidance is None or _is_guidance(guidance),
+            "source": source is None or _is_source(source),
             "data": isinstance(data, dict) and isinstance(data.get("latents"), dict | None),
             "training.ema": bool(training["ema"]) and all(isinstance(d, float) for d in training["ema"]),
+            "conditions": all(isinstance(one, dict) for one in (config.get("conditions") or {}).values()),
             "training": all(isinstance(training[name], int) and training[name] > 0 for name in ("images", "batch")),
         }
     except (KeyError, TypeError, AttributeError) as error:
@@ -281,7 +283,12 @@ def _check_config(config: dict[str, Any], file: Path) -> None:
 
 def _is_guidance(saved: dict[str, Any]) -> bool:
     numbers = [saved[name] for name in ("scale", "mix", "drop")] + list(saved["interval"])
-    return all(isinstance(n, int | float) for n in numbers) and len(numbers) == 5
+    right = all(isinstance(n, int | float) for n in numbers) and len(numbers) == 5
+    return right and isinstance(saved["drop_rows"], str)
+
+
+def _is_source(saved: Any) -> bool:
+    return isinstance(saved["type"] if isinstance(saved, dict) else saved, str)
 
 
 def class_names(config: dict[str, Any]) -> tuple[str, ...] | None:

@@ -180,7 +180,7 @@ def own_metrics(about: dict[str, Any], world: World) -> dict[str, Any] | None:
 
     With another number of processes than before the first takes all and the rest nothing.
     """
-    gathered: list[dict[str, Any]] = about["metrics"]
+    gathered: Any = about.get("metrics")
     if (
         not isinstance(gathered, list) or not all(map(_is_gathered, gathered)) or not gathered
     ):  # written before there were several processes; costs one line of metrics
