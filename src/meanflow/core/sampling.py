@@ -100,8 +100,8 @@ def noise_for(net: Any, seeds: Iterable[int], device: torch.device | str = "cpu"
     if isinstance(source, str) or NOISE in conditions:
         what = "pairs (x, e)" if NOISE in conditions else f"the source {source}"
         raise ValueError(
-            f"this run was trained on {what}, so samples start from what only you have: give it to `meanflow sample "
-            f"--given FILE.npz` with {NOISE!r}, or to mf.sample"
+            f"this run was trained on {what}, so samples start from what only you have: meanflow sample "
+            f"--given FILE.npz with {NOISE!r}, or mf.sample from Python"
         )
     return noise_from_seeds(seeds, net.shape, device, source=source, cond=cond)
 
