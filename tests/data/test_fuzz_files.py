@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from damage import changed
 from meanflow.data import DataError, open_data
 
 
@@ -44,23 +45,6 @@ change = st.one_of(
     st.tuples(st.just("drop"), st.floats(0, 1), st.integers(1, 64)),
     st.tuples(st.just("twice"), st.floats(0, 1), st.integers(1, 600)),
 )
-
-
-def changed(content, changes):
-    content = bytearray(content)
-    for kind, place, *what in changes:
-        at = int(place * len(content))
-        if kind == "cut":
-            del content[at:]
-        elif kind == "flip" and at < len(content):
-            content[at] ^= what[0]
-        elif kind == "write":
-            content[at : at + len(what[0])] = what[0]
-        elif kind == "drop":
-            del content[at : at + what[0]]
-        elif kind == "twice":
-            content[at:at] = content[at : at + what[0]]
-    return bytes(content)
 
 
 def read(folder, name, content):

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from strategies import TINY
 
+from damage import changed
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import made
 
@@ -36,21 +38,6 @@ change = st.one_of(
     st.tuples(st.just("drop"), st.floats(0, 1), st.integers(1, 64)),
 )
 changes = st.one_of(st.just([]), st.just([]), st.lists(change, min_size=1, max_size=2))
-
-
-def changed(content: bytes, changes) -> bytes:
-    held = bytearray(content)
-    for kind, place, *what in changes:
-        at = int(place * len(held))
-        if kind == "cut":
-            del held[at:]
-        elif kind == "flip" and at < len(held):
-            held[at] ^= what[0]
-        elif kind == "write":
-            held[at : at + len(what[0])] = what[0]
-        elif kind == "drop":
-            del held[at : at + what[0]]
-    return bytes(held)
 
 
 @st.composite

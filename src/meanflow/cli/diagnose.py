@@ -13,7 +13,6 @@ from ..data.files import write_text
 from ..evaluation import OneCall, heat_map, one_call, save_picture
 from ..evaluation.one_call import drawn, planned_calls
 from ..training import load
-from ..training.published import find
 from ..training.run import pick_device
 from .words import at_least_one, numbers, parse
 
@@ -56,9 +55,9 @@ def run(words: list[str]) -> int:
     s = parse(Diagnose, words, "diagnose")
     at_least_one(samples=s.samples, many=s.many)
     steps, device = tuple(numbers(s.steps, "steps")), pick_device(s.device)
-    if s.out is None and find(s.run) != s.run:
-        raise ValueError(f"{s.run} is a model of the hub and no folder here; say where to write, with --out NAME")
     net = load(s.run, ema=s.ema, raw=s.raw, device=device)
+    if s.out is None and not s.run.is_dir():
+        raise ValueError(f"{s.run} is a model of the hub and no folder here; say where to write, with --out NAME")
     field = net if s.guidance is None else GuidedField(net, s.guidance)
     noise, cond = drawn(net, s.samples, FIRST_SEED, device)
     if not s.json:

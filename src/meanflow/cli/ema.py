@@ -105,9 +105,7 @@ def _sweep(s: Ema, sigmas: list[float]) -> int:
         raise ValueError(f"the sweep looks for the least {least} of protocol {chosen.name}, not {s.metric!r}")
     device = pick_device(s.device)
     profile_error(s.run, sigmas[0], s.at)  # says what is missing before anything is judged
-    net = load(s.run, ema=_name(sigmas[0], s.at), device=device)
-    check_fits(chosen, net, s.run)
-    if net.latents is not None:
+    if data.get("latents"):
         raise ValueError(f"{s.run} was trained on latents, which a sweep does not decode; use meanflow evaluate")
     train, held_out, why = (None, None, "") if chosen.reference.source is not None else run_data(read_config(s.run))
     if why:
@@ -135,6 +133,7 @@ def _judged(s: Ema, judge: Judge, sigmas: list[float], device: Any) -> Iterator[
     """A row for each length, all from the same noise."""
     for sigma in sigmas:
         net = load(s.run, ema=_name(sigma, s.at), device=device)
+        check_fits(judge.protocol, net, s.run)
         found = judge.row(net, steps=s.steps, samples=s.samples, weights=_name(sigma, s.at)).metrics[s.metric]
         if not math.isfinite(found):
             raise FloatingPointError(f"{s.metric} of the average of length {sigma:g} is not finite")

@@ -188,7 +188,7 @@ class Bench:
         assert self.judge is not None
         return self.judge.row(
             net, steps=steps, guidance=self.s.guidance, samples=self.s.samples, batch=self.s.batch, world=self.world,
-            weights=weights_words(weights), images=images_seen(path) if images is None else images,
+            weights=weights_words(weights), images=images_seen(path, weights) if images is None else images,
             decode=self._decoder(net),
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -42,11 +42,14 @@ def read_at(path: str | Path, offset: int, length: int) -> bytes:
     return content
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz by name, plain numbers only. Raises DataError naming a file that is none or is damaged."""
+def read_npz(path: str | Path, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz by name, plain numbers only. Raises DataError naming a file that is none or is damaged.
+
+    only: the names to read, as far as they are there; the others may be large.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: np.asarray(stored[name]) for name in stored.files}
+            return {name: np.asarray(stored[name]) for name in stored.files if only is None or name in only}
     except Exception as error:  # numpy, zipfile and zlib raise what they like; a .npy has no files
         raise DataError(f"{path} cannot be read as an .npz of plain numbers: {error}") from error
 
@@ -74,18 +77,21 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """A name to write to that becomes `path` when all went well, synced, and leaves nothing when not.
+def whole_file(path: Path, *, shared: bool = False, synced: bool = True) -> Iterator[Path]:
+    """A name to write to that becomes `path` when all went well, and leaves nothing when not.
 
     shared: several processes may write this file at the same moment, so each writes under a name of its own.
+    synced: wait until it is on the disk; what can be drawn again in a moment, by the thousand, does without.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path, shared)
     try:
         yield aside
-        sync(aside)
+        if synced:
+            sync(aside)
         os.replace(aside, path)
-        sync(path.parent)
+        if synced:
+            sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 

@@ -54,7 +54,7 @@ def single(x: Tensor) -> Image.Image:
 
 def save_picture(image: Image.Image, path: Path) -> Path:
     """Write a PNG, whole or not at all."""
-    with whole_file(path, shared=True) as aside:
+    with whole_file(path, shared=True, synced=False) as aside:
         image.save(aside, format="PNG")
     return path
 

@@ -55,7 +55,7 @@ def _fill(
 ) -> None:
     net, config = load(run, ema=ema, raw=raw), read_config(run)
     weights = "raw" if raw else f"EMA {ema if ema is not None else config['training']['ema'][0]}"
-    published = {"weights": weights, "images": _images(run, ema, config)}
+    published = {"weights": weights, "images": images_seen(run, ema) or config["training"]["images"]}
     config = config | {"published": config.get("published") or published}
     inner: Any = net.net if config["objective"]["type"] == "FlowMatching" else net
     save_file({k: v.contiguous() for k, v in inner.state_dict().items()}, folder / MODEL, {"format": "pt"})
@@ -69,12 +69,6 @@ def _fill(
         from .pipeline import save_pipeline
 
         save_pipeline(net, folder, vae)
-
-
-def _images(run: Path, ema: float | str | None, config: dict[str, Any]) -> int:
-    """Images that the weights have seen: those that an average is asked for, or all of the run so far."""
-    _, at, number = str(ema).partition("@")
-    return int(number) if at else images_seen(run) or config["training"]["images"]
 
 
 def _grid(net: torch.nn.Module, file: Path, vae: str | None) -> bool:

@@ -46,8 +46,11 @@ def weights_words(weights: str) -> str:
     return "raw weights" if weights == RAW else f"EMA {weights}"
 
 
-def images_seen(folder: Path) -> int | None:
-    """Images of the newest checkpoint, None for a folder without numbered ones."""
+def images_seen(folder: Path, weights: object = None) -> int | None:
+    """Images that weights have seen: of "power:0.075@3200" those, else of the newest checkpoint, None without any."""
+    _, at, images = str(weights).partition("@")
+    if at:
+        return int(images)
     found = [int(p.name) for p in checkpoint.checkpoints(folder / "checkpoints") if p.name.isdigit()]
     return found[-1] if found else None
 
@@ -144,7 +147,7 @@ def _as_of(net: nn.Module, path: Path, file: str) -> nn.Module:
 def _about(folder: Path, config: dict[str, Any], weights: str, net: nn.Module) -> dict[str, str]:
     """Lines that say what was judged."""
     objective, data, training = config["objective"], config["data"], config["training"]
-    seen = images_seen(folder)
+    seen = images_seen(folder, weights)
     guidance = getattr(net, "guidance", None)
     lines = {
         "Run": str(folder),
