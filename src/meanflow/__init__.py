@@ -9,6 +9,7 @@ from . import _interrupt  # noqa: F401, I001  # first: loading torch takes a sec
 from . import core, data, evaluation, nets, objectives, training
 from .core import (
     AdaptiveWeight,
+    CudaGraphSampler,
     EulerField,
     GaussianSource,
     Guidance,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveWeight",
+    "CudaGraphSampler",
     "EulerField",
     "FlowMatching",
     "GaussianSource",

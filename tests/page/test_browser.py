@@ -42,17 +42,33 @@ def runtime():
 
 
 @pytest.fixture(scope="module")
-def browser():
+def launch():
+    """Starts the browser, cut off from all other hosts, with further arguments."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no chromium is installed, so the page cannot be looked at")
     with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
-        )
-        yield found
-        found.close()
+        alone = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        started = []
+
+        def start(*arguments):
+            started.append(driver.chromium.launch(executable_path=chromium, args=[*alone, *arguments]))
+            return started[-1]
+
+        yield start
+        for one in started:
+            one.close()
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    return launch()
+
+
+@pytest.fixture(scope="module")
+def browser_with_webgpu(launch):
+    """WebGPU as a graphics card would offer it, from the browser's software adapter."""
+    return launch("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
 
 
 def shaken(net):
@@ -132,6 +148,32 @@ def test_pictures_are_pythons_and_nothing_else_is_asked(browser, pictures, plain
     assert np.abs(seen[7, 1] - seen[8, 1]).max() > 20  # another seed, another picture
     assert np.abs(seen[7, 1] - seen[7, 4]).max() > 2
     assert all(url.startswith((address, "blob:")) for url in tab.asked) and len(tab.asked) >= 8
+    assert not tab.wrong, tab.wrong
+    tab.context.close()
+
+
+def test_webgpu_draws_the_same_pictures_whatever_is_clicked_meanwhile(browser_with_webgpu, pictures, plain_server):
+    run, made = pictures
+    address = plain_server(made.folder)
+    tab = opened(browser_with_webgpu, address)
+    assert tab.get_attribute("#status", "data-ready") == "wasm"  # faster than a processor that plays a card
+    tab.context.close()
+    tab = opened(browser_with_webgpu, f"{address}?run-on=webgpu")
+    if not tab.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())"):
+        pytest.skip("this browser has no software adapter for WebGPU")
+    assert tab.get_attribute("#status", "data-ready") == "webgpu"
+    # While the grid is still being drawn; runs that begin inside one another would block the page.
+    tab.evaluate("""() => { setTimeout(() => {
+        const seed = document.getElementById('seed');
+        document.querySelector('input[name="class"][value="3"]').click();
+        seed.value = 7;
+        seed.dispatchEvent(new Event('input', { bubbles: true }));
+    }, 0); }""")
+    net = mf.load(run)
+    for calls in (1, 2, 4):
+        tab.wait_for_function(f"""() => document.querySelector('#calls-{calls}[data-of="3,7"]')""", polling=200)
+        wanted = mf.sample(net, mf.noise_from_seeds([7], net.shape), torch.tensor([3]), steps=calls)
+        assert np.abs(shown(tab, f"calls-{calls}") - to_uint8(wanted).numpy().ravel().astype(int)).max() <= 2
     assert not tab.wrong, tab.wrong
     tab.context.close()
 

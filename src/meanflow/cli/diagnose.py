@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from ..core.sampling import GuidedField
+from ..core.sampling import guided
 from ..data.files import write_text
 from ..evaluation import OneCall, heat_map, one_call, save_picture
 from ..evaluation.one_call import drawn, planned_calls
@@ -58,7 +58,7 @@ def run(words: list[str]) -> int:
     net = load(s.run, ema=s.ema, raw=s.raw, device=device)
     if s.out is None and not s.run.is_dir():
         raise ValueError(f"{s.run} is a model of the hub and no folder here; say where to write, with --out NAME")
-    field = net if s.guidance is None else GuidedField(net, s.guidance)
+    field = guided(net, s.guidance)
     noise, cond = drawn(net, s.samples, FIRST_SEED, device)
     if not s.json:
         calls = planned_calls(steps, s.many, s.grid)

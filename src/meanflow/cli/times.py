@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.sampling import GuidedField
+from ..core.sampling import guided
 from ..data.files import write_text
 from ..evaluation import Schedule, search_times
 from ..evaluation.one_call import drawn
@@ -42,7 +42,7 @@ def auto_times(run: Path, net: nn.Module, steps: int, guidance: float | None, de
             return Schedule(**{**entry["schedule"], "times": tuple(entry["schedule"]["times"])})
     print(f"searching times: at most {most_calls(steps, MANY, GRID)} network calls of {ROWS // 2} rows each")
     noise, cond = drawn(net, ROWS, FIRST_SEED, device)
-    field = net if guidance is None or guidance == 1 else GuidedField(net, guidance)
+    field = guided(net, guidance)
     found = search_times(field, steps, noise, cond, many=MANY, grid=GRID)
     if file is not None:
         write_text(file, json.dumps([*known, {"for": key, "schedule": asdict(found)}], indent=1))

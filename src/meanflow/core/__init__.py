@@ -6,6 +6,7 @@ x data, e noise, z = (1 - t) x + t e, v = e - x, u mean velocity over [r, t]
 
 from .conditions import Cond, Null, null_like
 from .derivative import MODES, Mode, Net, predict
+from .graphs import CudaGraphSampler
 from .guidance import Guidance
 from .masks import mask_from_lengths, mask_of, masked
 from .path import conditional_velocity, interpolate, like
@@ -18,6 +19,7 @@ __all__ = [
     "MODES",
     "AdaptiveWeight",
     "Cond",
+    "CudaGraphSampler",
     "EulerField",
     "GaussianSource",
     "Guidance",

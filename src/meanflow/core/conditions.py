@@ -96,7 +96,7 @@ def null_like(cond: Cond, null: Null) -> Cond:
 
     `null` is a number (an extra class index), a tensor (one row, or a whole batch), a callable of the
     condition, or a dict with one of these per key. An augmentation label, a mask and an observation are kept, unless
-    null has an entry for them, and beside them a null that is no dict is that of the class label.
+    null has an entry for them; a null that is no dict is that of the class label.
     Raises ValueError when it is missing or does not fit.
     """
     if cond is None:
@@ -106,20 +106,18 @@ def null_like(cond: Cond, null: Null) -> Cond:
     if isinstance(cond, Tensor):
         return _null_tensor(cond, null)
     kept = {key: cond[key] for key in KEPT if key in cond and not (isinstance(null, Mapping) and key in null)}
-    if kept:
-        rest: Cond = {key: value for key, value in cond.items() if key not in kept}
-        none = null_like(rest, null if isinstance(null, Mapping) else dict.fromkeys(rest, null)) if rest else {}
-        assert isinstance(none, dict)
-        return {**none, **kept}
+    rest = {key: value for key, value in cond.items() if key not in kept}
     if not isinstance(null, Mapping):
-        raise ValueError(
-            f"the condition is a dict with keys {sorted(cond)}, so null must be a dict with the same keys "
-            f"or a callable, got {type(null).__name__}"
-        )
-    missing = sorted(set(cond) - set(null))
+        if rest.keys() - {LABEL}:
+            raise ValueError(
+                f"the condition is a dict with keys {sorted(cond)}, so null must be a dict with the same keys "
+                f"or a callable, got {type(null).__name__}"
+            )
+        null = dict.fromkeys(rest, null)
+    missing = sorted(set(rest) - set(null))
     if missing:
         raise ValueError(f"null has no entry for the condition keys {missing}; add one for each")
-    return {key: null_like(value, null[key]) for key, value in cond.items()}
+    return {**{key: null_like(value, null[key]) for key, value in rest.items()}, **kept}
 
 
 def _null_tensor(cond: Tensor, null: Null) -> Tensor:
@@ -128,6 +126,8 @@ def _null_tensor(cond: Tensor, null: Null) -> Tensor:
             "dropping conditions needs to know what 'no condition' is: pass null=, for class labels the index "
             "after the last class, for other conditions a tensor or a callable"
         )
+    if isinstance(null, (int, float)):
+        return torch.full_like(cond, null)  # made where it is needed: a number copied to a GPU is waited for
     value = torch.as_tensor(null, dtype=cond.dtype, device=cond.device)
     try:
         return value.expand_as(cond).clone()

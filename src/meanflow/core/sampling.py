@@ -63,10 +63,9 @@ def sample(
     Raises ValueError for steps < 1, for times that do not decrease, and for guiding twice.
     """
     check_samples(noise, "noise")
-    if guidance is not None and guidance != 1:
-        net = GuidedField(net, guidance, null)
-    with evaluating(net):
-        return integrate(net, noise, cond, times=schedule_of(steps, times, len(noise)))
+    field = guided(net, guidance, null)
+    with evaluating(field):
+        return integrate(field, noise, cond, times=schedule_of(steps, times, len(noise)))
 
 
 def noise_from_seeds(
@@ -154,6 +153,11 @@ class GuidedField(nn.Module):
         u_cond = call(self.net, z, t, r, cond)
         u_null = call(self.net, z, t, r, null_like(cond, self.null))
         return self.scale * u_cond + (1 - self.scale) * u_null
+
+
+def guided(net: Net, scale: float | None, null: Null = None) -> Net:
+    """The field to sample from: guided at sampling time, or as it is for a scale of None or 1."""
+    return net if scale is None or scale == 1 else GuidedField(net, scale, null)
 
 
 def schedule_of(steps: int | None, times: Sequence[float] | Tensor | None, batch: int) -> Tensor:

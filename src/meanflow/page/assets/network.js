@@ -30,18 +30,22 @@ async function runtime(kind) {
   return ort;
 }
 
-async function adapter() {
-  try { return Boolean(await navigator.gpu?.requestAdapter()); } catch { return false; }
+// A graphics card. Some browsers offer a processor that plays one, which is far slower than WebAssembly.
+async function card(evenPlayed) {
+  try {
+    const found = await navigator.gpu?.requestAdapter();
+    return Boolean(found && (evenPlayed || !(found.info?.isFallbackAdapter ?? found.isFallbackAdapter)));
+  } catch { return false; }
 }
 
 export class Network {
   constructor(about, kind, ort, field, decoder) {
-    Object.assign(this, { about, kind, ort, field, decoder, size: about.shape.reduce((a, b) => a * b, 1) });
+    Object.assign(this, { about, kind, ort, field, decoder, size: about.shape.reduce((a, b) => a * b, 1), last: null });
   }
 
   static async load(about) {
     const wanted = new URLSearchParams(location.search).get("run-on");
-    const gpu = about.runtimes.includes("webgpu") && wanted !== "wasm" && (await adapter());
+    const gpu = about.runtimes.includes("webgpu") && wanted !== "wasm" && (await card(wanted === "webgpu"));
     if (!gpu) return Network.on("wasm", about);
     try { return await Network.on("webgpu", about); } catch (error) {
       console.warn("WebGPU did not work, so WebAssembly is used:", error);
@@ -53,8 +57,18 @@ export class Network {
     const models = ["field.onnx", ...(about.decoder ? ["decoder.onnx"] : [])].map(async (name) => (await bytes(name)).arrayBuffer());
     const [ort, ...files] = await Promise.all([runtime(kind), ...models]);
     const sessions = [];
-    for (const file of files) sessions.push(await ort.InferenceSession.create(file, { executionProviders: [kind] }));
+    for (const file of files) sessions.push(await ort.InferenceSession.create(file, { executionProviders: [kind], logSeverityLevel: 3 }));
     return new Network(about, kind, ort, ...sessions);
+  }
+
+  // Work when all before it has ended, and its own milliseconds. On WebGPU, a run that begins inside another blocks the page.
+  alone(work) {
+    const done = Promise.resolve(this.last).then(async () => {
+      const start = performance.now(), result = await work();
+      return [result, performance.now() - start];
+    });
+    this.last = done.catch(() => null);
+    return done;
   }
 
   // u(z, r, t) for rows of z, one after the other in a Float32Array; t and r are numbers for all rows.
@@ -72,16 +86,21 @@ export class Network {
   }
 
   // z_r = z_t - (t - r) u(z_t, r, t), arXiv:2505.13447 eq. 12
-  async jump(z, t, r, label) {
+  async move(z, t, r, label) {
     const u = await this.u(z, t, r, label);
     return z.map((value, i) => value - Math.fround((t - r) * u[i]));
   }
 
-  // Samples from noise in so many calls at equal intervals, decoded where they are latents.
-  async sample(noise, calls, label) {
-    let z = noise;
-    for (let i = calls; i > 0; i--) z = await this.jump(z, i / calls, (i - 1) / calls, label);
-    return this.decoder ? this.decode(z) : z;
+  // One call, and its milliseconds.
+  jump(z, t, r, label) { return this.alone(() => this.move(z, t, r, label)); }
+
+  // Samples from noise in so many calls at equal intervals, decoded where they are latents, and their milliseconds.
+  sample(noise, calls, label) {
+    return this.alone(async () => {
+      let z = noise;
+      for (let i = calls; i > 0; i--) z = await this.move(z, i / calls, (i - 1) / calls, label);
+      return this.decoder ? this.decode(z) : z;
+    });
   }
 
   async decode(latents) {

@@ -34,9 +34,7 @@ export async function pictures(network) {
     const z = noise(number, network.size);
     first.show(pixels(z, about.shape, SHADE), `seed ${number}`, `Noise of seed ${number}`);
     for (const [i, calls] of CALLS.entries()) {
-      const start = performance.now();
-      const x = await network.sample(z, calls, label);
-      const taken = performance.now() - start;
+      const [x, taken] = await network.sample(z, calls, label);
       drawn[i].show(pixels(x, shape), milliseconds(taken), `Picture of ${which}, ${calls} ${calls === 1 ? "call" : "calls"}`);
       Object.assign(drawn[i].canvas.dataset, { ms: taken, of: `${label},${number}` });
     }
@@ -46,11 +44,10 @@ export async function pictures(network) {
   const between = ([a, b, c, d], across, down) => slerp(slerp(a, b, across), slerp(c, d, across), down);
 
   async function step() {
-    const { across, down } = place, z = between(corners(), across, down), start = performance.now();
-    const x = await network.sample(z, 1, chosen.label);
-    const taken = milliseconds(performance.now() - start);
+    const { across, down } = place, z = between(corners(), across, down);
+    const [x, taken] = await network.sample(z, 1, chosen.label);
     source.show(pixels(z, about.shape, SHADE), "interpolated", "Noise at this place of the grid");
-    here.show(pixels(x, shape), taken, `Picture at this place of the grid, ${said()}`);
+    here.show(pixels(x, shape), milliseconds(taken), `Picture at this place of the grid, ${said()}`);
     here.canvas.dataset.at = `${across.toFixed(3)},${down.toFixed(3)}`;
   }
 
@@ -64,7 +61,7 @@ export async function pictures(network) {
     for (let row = 0; row < SIDE; row++) {
       const z = new Float32Array(SIDE * network.size);
       for (let i = 0; i < SIDE; i++) z.set(between(edges, i / (SIDE - 1), row / (SIDE - 1)), i * network.size);
-      const x = await network.sample(z, 1, label), size = x.length / SIDE;
+      const [x] = await network.sample(z, 1, label), size = x.length / SIDE;
       for (let i = 0; i < SIDE; i++) {
         canvas.getContext("2d").putImageData(pixels(x.subarray(i * size, (i + 1) * size), shape), i * wide, row * high);
       }
