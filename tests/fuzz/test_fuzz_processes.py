@@ -79,7 +79,10 @@ def _catches(pid):
 
 def test_a_terminal_that_is_closed_saves_the_run(tmp_path):
     words = ["train", "digits", "--images", "10000000", "--net.width", "8", "--net.heads", "1", "--out", "run"]
+    # Tests under nohup ignore this signal, and what they start would do so too.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     process = subprocess.Popen([*MEANFLOW, *words], stderr=subprocess.DEVNULL, cwd=tmp_path, env=ENVIRONMENT)
+    signal.signal(signal.SIGHUP, before)
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
         time.sleep(0.1)
