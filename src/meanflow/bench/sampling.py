@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.graphs import CudaGraphSampler
 from ..core.sampling import sample
@@ -44,10 +44,10 @@ def price_sampling(net: nn.Module, *, batch: int = 64, rounds: int = 20, device:
         with torch.no_grad():
             net(noise, t=one, r=zero, cond=labels)
 
-    samplers = {(n, False): _sampler(net, n) for n in CALLS}
+    samplers: dict[tuple[int, bool], Any] = {(n, False): partial(sample, net, steps=n) for n in CALLS}
     if where.type == "cuda":
         samplers |= {(n, True): CudaGraphSampler(net, noise, labels, steps=n) for n in CALLS}
-    works = {"bare": bare} | {str(key): (lambda draw=draw: draw(noise, labels)) for key, draw in samplers.items()}
+    works = {"bare": bare} | {str(key): partial(draw, noise, labels) for key, draw in samplers.items()}
     taken = times(works, rounds, where)
     rows = []
     for n, graph in samplers:
@@ -55,10 +55,6 @@ def price_sampling(net: nn.Module, *, batch: int = 64, rounds: int = 20, device:
         middle, spread = ratio(taken[str((n, graph))], taken["bare"])
         rows.append(asdict(SampleRow(n, graph, batch / seconds, 1e3 * seconds, middle / n, spread / n)))
     return {"batch": batch, "device": device, "torch": torch.__version__, "rows": rows}
-
-
-def _sampler(net: nn.Module, steps: int) -> Callable[[Tensor, Tensor | None], Tensor]:
-    return lambda noise, labels: sample(net, noise, labels, steps=steps)
 
 
 def sampling_table(result: dict[str, Any]) -> str:

@@ -40,7 +40,7 @@ async function card(evenPlayed) {
 
 export class Network {
   constructor(about, kind, ort, field, decoder) {
-    Object.assign(this, { about, kind, ort, field, decoder, size: about.shape.reduce((a, b) => a * b, 1), last: null });
+    Object.assign(this, { about, kind, ort, field, decoder, size: about.shape.reduce((a, b) => a * b, 1), last: Promise.resolve() });
   }
 
   static async load(about) {
@@ -63,7 +63,7 @@ export class Network {
 
   // Work when all before it has ended, and its own milliseconds. On WebGPU, a run that begins inside another blocks the page.
   alone(work) {
-    const done = Promise.resolve(this.last).then(async () => {
+    const done = this.last.then(async () => {
       const start = performance.now(), result = await work();
       return [result, performance.now() - start];
     });
